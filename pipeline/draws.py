@@ -1,0 +1,28 @@
+"""Random draws that are functions of names, not of history.
+
+A generator is keyed by (seed, purpose, position), so that a draw is the same in any process, in
+any order, after any restart.
+"""
+
+import hashlib
+
+import numpy as np
+
+
+def hash64(*parts: int | str | bytes) -> int:
+    """An unsigned 64-bit hash of the parts, the same on every machine and in every version."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        data = part if isinstance(part, bytes) else str(part).encode()
+        digest.update(len(data).to_bytes(4, "little") + data)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def uniform(*parts: int | str | bytes) -> float:
+    """A number in [0, 1) that is a function of the parts."""
+    return (hash64(*parts) >> 11) / (1 << 53)
+
+
+def generator(seed: int, purpose: str, position: int) -> np.random.Generator:
+    """A counter-based generator for one position; costs about 10 µs."""
+    return np.random.Generator(np.random.Philox(key=[hash64(seed, purpose), position]))

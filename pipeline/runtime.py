@@ -1,0 +1,163 @@
+"""The process environment every job runs in, and the one place that opens Ray.
+
+``prepare_environment`` must run before ray, torch, mlflow or img2dataset are imported; Ray hands
+the same variables to its workers.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from pipeline.config import StrictModel
+from pipeline.errors import ConfigError
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # the hook slows every worker's start
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 s by default, paid by every report and end
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a notice about CUDA_VISIBLE_DEVICES
+    "NO_ALBUMENTATIONS_UPDATE": "1",  # img2dataset's dependency phones home at import otherwise
+    "WDS_SECURE": "1",  # webdataset would unpickle members of a tar otherwise
+    "MLFLOW_ENABLE_TELEMETRY": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+OBJECT_STORE_BYTES = 256 << 20  # only manifests and embeddings travel through it
+
+
+class RayConfig(StrictModel):
+    """How much of this machine a local Ray may use; a given cluster is used as it is."""
+
+    num_cpus: int | None = None
+    """Logical CPUs of a Ray started here; the machine's own count by default, at least 2."""
+    object_store_bytes: int = OBJECT_STORE_BYTES
+    """Shared memory of a Ray started here."""
+
+
+def prepare_environment() -> None:
+    """Set the variables above where the user has not; let workers import this project."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if root not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+
+
+@contextmanager
+def ray_session(config: RayConfig) -> Iterator[None]:
+    """Open Ray for the length of a block: the submitted or named cluster, else a private local one.
+
+    A local one gets a private temporary folder, and every process it started is gone afterwards,
+    also after an interrupt.
+    """
+    import ray
+
+    submitted = "RAY_ADDRESS" in os.environ or "RAY_JOB_ID" in os.environ
+    # Unix socket paths end at 107 bytes, so the folder's name is short.
+    folder = Path(tempfile.mkdtemp(prefix="up", dir=_short_temporary_folder()))
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if submitted:
+            ray.init(**quiet)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus or max(2, os.cpu_count() or 2),
+                object_store_memory=config.object_store_bytes,
+                include_dashboard=False,
+                _temp_dir=str(folder),
+                **quiet,
+            )
+        # Ray's C++ put its own SIGTERM handler over Python's: put that back.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        _quiet_ray_data()
+        yield
+    finally:
+        children = [] if submitted else psutil.Process().children(recursive=True)
+        ray.shutdown()
+        _end(_ray_processes(children, folder))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _short_temporary_folder() -> str:
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= 40 else "/tmp"
+
+
+def _quiet_ray_data() -> None:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.verbose_progress = False
+    for name in ("ray.data", "ray.train", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _ray_processes(children: list[psutil.Process], folder: Path) -> list[psutil.Process]:
+    """Those of our former children that belong to the Ray session in ``folder`` and still live."""
+    found = []
+    for process in children:
+        try:
+            command = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if str(folder) in command or command.startswith("ray::"):
+            found.append(process)
+    return found
+
+
+def _end(processes: list[psutil.Process], grace_s: float = 3.0) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    for process in alive:
+        process.terminate()
+    _, alive = psutil.wait_procs(alive, timeout=grace_s)
+    for process in alive:
+        process.kill()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM stops the block as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def require_cpus(wanted: float, purpose: str) -> None:
+    """Refuse a graph that would wait for ever because it wants more CPUs than there are.
+
+    Raises:
+        ConfigError: The cluster has too few CPUs.
+    """
+    import ray
+
+    available = ray.cluster_resources().get("CPU", 0.0)
+    if wanted > available:
+        raise ConfigError(
+            f"{purpose} wants {wanted:g} CPUs, the Ray cluster has {available:g}; "
+            "lower its workers or add nodes"
+        )

@@ -1,0 +1,174 @@
+"""Files at URIs (a local path, or anything fsspec opens): whole, or not there at all.
+
+A file gets its final name only when its bytes are complete: locally by a temporary name, fsync
+and rename; on object stores a put is atomic by itself. A folder is complete when its manifest,
+always written last, is there (``results.py``).
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from pipeline.errors import StorageError
+from pipeline.failpoints import failpoint
+
+TEMPORARY_MARK = ".tmp-"
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append path parts to a URI."""
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI is a path of this machine's file system."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def local_path(uri: str) -> Path:
+    """The local path behind a local URI.
+
+    Raises:
+        StorageError: The URI points to an object store.
+    """
+    if not is_local(uri):
+        raise StorageError(f"{uri} is no local path; copy it to local disk first")
+    return Path(uri.removeprefix("file://"))
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there."""
+    if is_local(uri):
+        return local_path(uri).exists()
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return bool(filesystem.exists(path))
+
+
+def list_names(uri: str) -> list[str]:
+    """Sorted names directly below a folder; empty where there is none. Temporary files left out."""
+    if is_local(uri):
+        path = local_path(uri)
+        names = os.listdir(path) if path.is_dir() else []
+    else:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        found = filesystem.ls(path, detail=False) if filesystem.exists(path) else []
+        names = [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
+    return sorted(name for name in names if TEMPORARY_MARK not in name)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of a file."""
+    try:
+        with open_for_read(uri) as file:
+            return file.read()
+    except OSError as error:
+        raise _explained(error, uri) from error
+
+
+def open_for_read(uri: str) -> Any:  # noqa: ANN401 - fsspec's files share no type with open's
+    """A seekable binary file."""
+    if is_local(uri):
+        return local_path(uri).open("rb")
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return filesystem.open(path, "rb")
+
+
+def read_json(uri: str) -> Any:  # noqa: ANN401 - JSON is any
+    """Parse a JSON file."""
+    return json.loads(read_bytes(uri))
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Publish a file atomically; an existing one is replaced whole."""
+    with open_for_publish(uri) as file:
+        file.write(content)
+
+
+def write_json(uri: str, value: Any) -> None:  # noqa: ANN401 - JSON is any
+    """Publish a JSON file atomically: sorted keys, two spaces, a final line end."""
+    write_bytes(uri, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+@contextmanager
+def open_for_publish(uri: str) -> Iterator[Any]:
+    """A binary file that gets its final name when the block ends without an error."""
+    if not is_local(uri):
+        failpoint("storage.before_put")
+        with fsspec.open(uri, "wb") as file:
+            yield file
+        failpoint("storage.after_put")
+        return
+    with temporary_path(uri) as temporary, temporary.open("wb") as file:
+        failpoint("storage.before_write")
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        failpoint("storage.after_write")
+
+
+@contextmanager
+def temporary_path(uri: str) -> Iterator[Path]:
+    """A path beside the local ``uri`` for a library to write to; renamed when the block ends."""
+    final = local_path(uri)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays last: libraries choose the format by it.
+        name = f"{final.stem}{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}{final.suffix}"
+        temporary = final.with_name(name)
+        try:
+            yield temporary
+            failpoint("storage.before_rename")
+            os.replace(temporary, final)
+            failpoint("storage.after_rename")
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _explained(error, uri) from error
+
+
+def publish_file(source: Path, uri: str) -> None:
+    """Copy a finished local file to its final place."""
+    with source.open("rb") as reader, open_for_publish(uri) as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+def sha256_of(uri: str) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    with open_for_read(uri) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size_of(uri: str) -> int:
+    """Length of a file in bytes."""
+    if is_local(uri):
+        return local_path(uri).stat().st_size
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return int(filesystem.size(path))
+
+
+def remove_temporary(uri: str) -> int:
+    """Delete temporary files that a killed process left below a local folder; returns how many."""
+    if not is_local(uri):
+        return 0
+    leftovers = list(local_path(uri).rglob(f"*{TEMPORARY_MARK}*"))
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def _explained(error: OSError, uri: str) -> StorageError | OSError:
+    """Name path, bytes and remedy for a full disk; other errors stay what they are."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    existing = next(p for p in (local_path(uri), *local_path(uri).parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    return StorageError(f"{uri}: the disk is full ({free} bytes free); free space and run again")

@@ -1,0 +1,44 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import lease, storage
+from pipeline.errors import BusyError
+
+
+def test_a_lease_is_gone_after_its_block(tmp_path):
+    with lease.hold(str(tmp_path)):
+        assert storage.read_json(str(tmp_path / lease.LEASE))["token"] == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_second_live_run_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_EVERY_S", 0.05)
+    with (
+        lease.hold(str(tmp_path)),
+        pytest.raises(BusyError, match="choose another output_dir"),
+        lease.hold(str(tmp_path), watch_s=2.0),
+    ):
+        pass
+
+
+def test_the_lease_of_a_dead_process_is_taken_over_at_once(tmp_path):
+    code = f"""
+import os
+from pipeline import lease
+with lease.hold({str(tmp_path)!r}):
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    with lease.hold(str(tmp_path), watch_s=60.0):
+        assert storage.read_json(str(tmp_path / lease.LEASE))["token"] == 2
+
+
+def test_a_lease_of_another_host_that_stands_still_is_taken_over(tmp_path):
+    uri = str(tmp_path / lease.LEASE)
+    dead = {"owner": "x", "token": 4, "beat": 9, "pid": 1, "host": "far", "process_started": 0}
+    storage.write_json(uri, dead)
+    with lease.hold(str(tmp_path), watch_s=0.2):
+        assert storage.read_json(uri)["token"] == 5

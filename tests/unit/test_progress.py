@@ -1,0 +1,45 @@
+import io
+
+import pytest
+
+from pipeline.progress import Progress
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self):
+        return True
+
+
+def show(kind):
+    stream = kind(io.BytesIO(), encoding="utf-8", write_through=True)
+    progress = Progress(stream)
+    with progress.stage("crawl", total=4, unit="partitions") as bar:
+        bar.advance(1, kept=3, dropped=1)
+        bar.advance(1, kept=2, dropped=0)
+        bar.to(4, loss=0.25)
+    progress.say("done")
+    stream.flush()
+    return stream.buffer.getvalue().decode()
+
+
+def test_a_terminal_gets_a_bar_with_counts():
+    text = show(Terminal)
+    assert "crawl" in text
+    assert "4/4" in text
+    assert "kept=5" in text
+    assert text.rstrip().endswith("done")
+
+
+def test_another_stream_gets_plain_lines():
+    lines = show(io.TextIOWrapper).splitlines()
+    assert lines[0].startswith("crawl: 4/4 partitions")
+    assert lines[0].endswith("kept=5 dropped=1 loss=0.25")
+    assert lines[1] == "done"
+
+
+def test_a_bar_is_closed_when_its_block_fails():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    with pytest.raises(ValueError, match="x"), Progress(stream).stage("crawl", 2, "s") as bar:
+        bar.advance()
+        raise ValueError("x")
+    assert stream.buffer.getvalue().decode().startswith("crawl: 1/2 s")
