@@ -5,6 +5,7 @@ so that a rerun counts only what is missing.
 """
 
 import time
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -15,9 +16,10 @@ from pipeline.candidates import sources
 from pipeline.candidates.config import UrlTableConfig, WarcConfig
 from pipeline.candidates.schema import CAPTION
 from pipeline.identity import file_identity, fingerprint
+from pipeline.partitions import map_partitions
 from pipeline.progress import Progress
 from pipeline.queries import query_list
-from pipeline.queries.config import CaptionsSource, QueriesConfig
+from pipeline.queries.config import CaptionsSource, Profile, QueriesConfig
 from pipeline.results import StageOutput
 
 QUERIES_FILE = "queries.parquet"
@@ -68,31 +70,39 @@ def _count_captions(
     progress: Progress,
     work: list[tuple[float, float]],
 ) -> pa.Table:
-    import ray.data
-
-    folder = storage.join(uri, "counts")
-
-    def count(row: dict[str, Any]) -> dict[str, Any]:
-        started = time.time()
-        path = storage.join(folder, f"{row['number']:06d}.parquet")
-        if not storage.exists(path):
-            found = sources.read(candidates, row["partition"]).table
-            captions = found.column(CAPTION).to_pylist()
-            table = query_list.count_ngrams(captions, max_words, config.profile)
-            with storage.open_for_publish(path) as file:
-                pq.write_table(table, file, compression="zstd")
-        return {"path": path, "started_s": started, "ended_s": time.time()}
-
     partitions = sources.plan(candidates)
     rows = [{"number": number, "partition": part} for number, part in enumerate(partitions)]
+    count = partial(
+        _count_partition,
+        candidates=candidates,
+        max_words=max_words,
+        profile=config.profile,
+        folder=storage.join(uri, "counts"),
+    )
     paths = []
-    graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(count)
     with progress.stage("count captions", total=len(rows), unit="partitions") as bar:
-        for done in graph.iter_rows():
+        for done in map_partitions(count, rows):
             paths.append(done["path"])
             work.append((done["started_s"], done["ended_s"]))
             bar.advance()
     return query_list.merge([_read_table(path) for path in sorted(paths)])
+
+
+def _count_partition(
+    row: dict[str, Any],
+    candidates: UrlTableConfig | WarcConfig,
+    max_words: int,
+    profile: Profile,
+    folder: str,
+) -> dict[str, Any]:
+    started = time.time()
+    path = storage.join(folder, f"{row['number']:06d}.parquet")
+    if not storage.exists(path):
+        captions = sources.read(candidates, row["partition"]).table.column(CAPTION).to_pylist()
+        table = query_list.count_ngrams(captions, max_words, profile)
+        with storage.open_for_publish(path) as file:
+            pq.write_table(table, file, compression="zstd")
+    return {"path": path, "started_s": started, "ended_s": time.time()}
 
 
 def _read_table(uri: str) -> pa.Table:

@@ -1,0 +1,99 @@
+"""A few rejected pairs per drop reason, kept for people to look at.
+
+Of every reason the pairs with the smallest uids are kept: whichever partition met them, and in
+whatever order, the same ones are left after merging.
+"""
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+THUMBNAIL_PX = 128
+REJECT = pa.schema(
+    [
+        pa.field("drop_reason", pa.string(), nullable=False),
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("thumbnail", pa.binary()),
+    ]
+)
+"""``thumbnail``: a JPEG, null where the pair fell before there was a picture."""
+
+
+class Rejects:
+    """Counts rejected pairs and keeps at most ``limit`` of them per reason."""
+
+    def __init__(self, limit: int) -> None:
+        """Keep ``limit`` pairs per reason."""
+        self._limit = limit
+        self.dropped: Counter[str] = Counter()
+        """Pairs per reason, all of them."""
+        self._kept: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+
+    def drop(
+        self, drop_reason: str, pair: Mapping[str, Any], image: Image.Image | None = None
+    ) -> None:
+        """Count a pair (``uid, url_id, url, caption``) and offer it for keeping."""
+        self.dropped[drop_reason] += 1
+        self.offer(drop_reason, pair, image)
+
+    def offer(
+        self, drop_reason: str, pair: Mapping[str, Any], image: Image.Image | None = None
+    ) -> None:
+        """Keep a pair if its uid is small enough; a pair that is kept already stays as it is."""
+        if not self.wants(drop_reason, pair["uid"]):
+            return
+        kept = self._kept[drop_reason]
+        kept[pair["uid"]] = {
+            "drop_reason": drop_reason,
+            "uid": pair["uid"],
+            "key": pair["url_id"],
+            "url": pair["url"],
+            "caption": pair["caption"],
+            "thumbnail": None if image is None else _thumbnail(image),
+        }
+        if len(kept) > self._limit:
+            del kept[max(kept)]
+
+    def wants(self, drop_reason: str, uid: str) -> bool:
+        """Whether a pair with this uid would be kept."""
+        kept = self._kept[drop_reason]
+        if uid in kept:
+            return False
+        return len(kept) < self._limit or bool(kept and uid < max(kept))
+
+    def table(self) -> pa.Table:
+        """All kept pairs, sorted by reason and uid."""
+        rows = [
+            self._kept[reason][uid]
+            for reason in sorted(self._kept)
+            for uid in sorted(self._kept[reason])
+        ]
+        return pa.Table.from_pylist(rows, schema=REJECT)
+
+
+def merge(tables: Iterable[pa.Table], limit: int) -> pa.Table:
+    """The pairs that are left of several tables, at most ``limit`` per reason."""
+    rows = [row for table in tables for row in table.to_pylist()]
+    rows.sort(key=lambda row: (row["drop_reason"], row["uid"]))
+    left: dict[str, int] = defaultdict(lambda: limit)
+    kept = []
+    for row in rows:
+        left[row["drop_reason"]] -= 1
+        if left[row["drop_reason"]] >= 0:
+            kept.append(row)
+    return pa.Table.from_pylist(kept, schema=REJECT)
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    small = image.copy()
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()

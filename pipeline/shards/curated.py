@@ -1,0 +1,123 @@
+"""A curated data set shard by shard, as later stages read it: rows and pictures by key.
+
+`reader.open_dataset` is the way in for people; here every file is addressed by its shard's number
+and checked against the manifest before it is used.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import UInt8
+
+from pipeline import storage
+from pipeline.errors import ConfigError, DataError
+from pipeline.images.decode import open_rgb
+from pipeline.results import Result
+from pipeline.shards import manifest
+from pipeline.shards.reader import read_shard
+
+
+class CuratedDataset:
+    """What `curate` published."""
+
+    def __init__(self, result: Result) -> None:
+        """Stand on a finished `curate` result."""
+        self.uri = result.uri
+        self.shards: list[dict[str, Any]] = manifest.entries(result.content)
+        """Manifest entries: ``name, num_samples, num_bytes, sha256, parquet_sha256``."""
+        self._content = result.content
+
+    @classmethod
+    def open(cls, uri: str) -> "CuratedDataset":
+        """Open the folder of a finished `curate` stage.
+
+        Raises:
+            DataError: There is no finished data set.
+        """
+        return cls(manifest.read_manifest(uri))
+
+    @property
+    def views_px(self) -> list[int]:
+        """Sides of the stored views, ascending."""
+        return sorted(int(side) for side in self._content.get(manifest.VIEWS, {}))
+
+    def require_view(self, view_px: int) -> None:
+        """Refuse a view that was never stored.
+
+        Raises:
+            ConfigError: Names the sides that were.
+        """
+        if view_px not in self.views_px:
+            raise ConfigError(
+                f"{self.uri} has no {view_px} px view, only {self.views_px}; add it to "
+                "curate.shards.views_px and run curate again"
+            )
+
+    def view_for(self, image_px: int) -> int:
+        """The smallest stored view whose side is a multiple of ``image_px``.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        fitting = [side for side in self.views_px if side % image_px == 0]
+        if not fitting:
+            raise ConfigError(
+                f"{self.uri} has no view that shrinks to {image_px} px evenly, only "
+                f"{self.views_px}; add one to curate.shards.views_px and run curate again"
+            )
+        return fitting[0]
+
+    def rows(self, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows of one shard's Parquet, in the order of its samples.
+
+        Args:
+            shard: Number of the shard in the manifest.
+            columns: Names to read; all by default.
+
+        Raises:
+            DataError: The file is not the one the manifest names.
+        """
+        entry = self.shards[shard]
+        uri = storage.join(manifest.folder(self.uri), manifest.parquet_name(entry["name"]))
+        content = read_verified(uri, entry["parquet_sha256"])
+        return pq.read_table(io.BytesIO(content), columns=None if columns is None else [*columns])
+
+    def pictures(self, shard: int, view_px: int | None = None) -> dict[str, bytes]:
+        """Encoded pictures of one shard by key, in stored order.
+
+        Args:
+            shard: Number of the shard in the manifest.
+            view_px: Side of the view to read; the pool's pictures by default.
+
+        Raises:
+            DataError: There is no such view, or the tar is damaged.
+        """
+        entry = manifest.entries(self._content, view_px)[shard]
+        uri = storage.join(manifest.folder(self.uri, view_px), entry["name"])
+        return {raw.key: raw.image for raw in read_shard(uri, entry)}
+
+
+def decode(picture: bytes) -> UInt8[np.ndarray, " height width 3"]:
+    """Decode one stored picture to RGB."""
+    return np.array(open_rgb(picture))
+
+
+def read_verified(uri: str, sha256: str) -> bytes:
+    """A whole file whose hash is the expected one.
+
+    Raises:
+        DataError: It is another file, or a damaged one.
+    """
+    content = storage.read_bytes(uri)
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise DataError(
+            f"{uri}: sha256 {digest[:12]}… is not the manifest's {sha256[:12]}…; the file was "
+            "changed or damaged: delete its stage's folder and run again"
+        )
+    return content

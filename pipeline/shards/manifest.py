@@ -1,0 +1,130 @@
+"""What a data set says about itself, and the checks that hold it to that.
+
+Tar readers lose samples in silence when a shard was cut or a header was damaged; so a shard is
+used only after its length and its sha256 were compared with its entry.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline import storage
+from pipeline.errors import DataError
+from pipeline.results import Result, read_result
+
+SHARDS = "shards"
+VIEWS = "views"
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard of a data set."""
+
+    name: str
+    """File name of the tar, ``00000.tar``."""
+    num_samples: int
+    num_bytes: int
+    """Length of the tar."""
+    sha256: str
+    """Of the tar."""
+    parquet_sha256: str
+    """Of ``NNNNN.parquet``, which holds the samples' metadata; views share their shard's."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry as it stands in the manifest."""
+        return asdict(self)
+
+
+def shard_name(index: int) -> str:
+    """``00000.tar``: img2dataset's numbering."""
+    return f"{index:05d}.tar"
+
+
+def parquet_name(tar_name: str) -> str:
+    """Name of the metadata table beside a tar."""
+    return tar_name.removesuffix(".tar") + ".parquet"
+
+
+def folder(stage_uri: str, view_px: int | None = None) -> str:
+    """Where the pictures of the pool (no side) or the views of one side lie."""
+    if view_px is None:
+        return storage.join(stage_uri, SHARDS)
+    return storage.join(stage_uri, VIEWS, str(view_px))
+
+
+def read_manifest(stage_uri: str) -> Result:
+    """The finished curate stage in a folder.
+
+    Raises:
+        DataError: There is none.
+    """
+    result = read_result(stage_uri)
+    if result is None or SHARDS not in result.content:
+        raise DataError(
+            f"{stage_uri}: no finished data set (no manifest.json with shards); give the folder "
+            "of a finished curate stage, or run that stage to its end"
+        )
+    return result
+
+
+def entries(content: Mapping[str, Any], view_px: int | None = None) -> list[dict[str, Any]]:
+    """The shards that a curate stage's content lists.
+
+    Raises:
+        DataError: There are no views of that side.
+    """
+    if view_px is None:
+        listed = content[SHARDS]
+    elif str(view_px) in content.get(VIEWS, {}):
+        listed = content[VIEWS][str(view_px)]
+    else:
+        sides = ", ".join(sorted(content.get(VIEWS, {}), key=int)) or "none"
+        raise DataError(f"no views of {view_px} px in this data set; there are: {sides}")
+    return [dict(entry) for entry in listed]
+
+
+def verify_shard(uri: str, entry: Mapping[str, Any]) -> None:
+    """Compare a tar with its entry in the manifest.
+
+    Raises:
+        DataError: The tar is missing, cut or changed.
+    """
+    remedy = "restore the file or delete the stage's folder and curate again"
+    if not storage.exists(uri):
+        raise DataError(f"{uri}: the shard is missing; {remedy}")
+    size = storage.size_of(uri)
+    if size != entry["num_bytes"]:
+        raise DataError(
+            f"{uri}: {size} bytes, its manifest says {entry['num_bytes']}: the shard was cut or "
+            f"changed; {remedy}"
+        )
+    found = storage.sha256_of(uri)
+    if found != entry["sha256"]:
+        raise DataError(
+            f"{uri}: sha256 {found[:16]}…, its manifest says {entry['sha256'][:16]}…: the shard is "
+            f"damaged or was changed; {remedy}"
+        )
+
+
+def merge_dropped(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add up counts per drop reason; sorted by reason, zeros left out."""
+    total: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part.items():
+            total[reason] = total.get(reason, 0) + count
+    return {reason: total[reason] for reason in sorted(total) if total[reason]}
+
+
+def funnel(candidates: int, kept: int, dropped: Mapping[str, int]) -> dict[str, Any]:
+    """Where every candidate pair went.
+
+    Raises:
+        DataError: Some pair is unaccounted for, or counted twice.
+    """
+    total = kept + sum(dropped.values())
+    if candidates != total:
+        raise DataError(
+            f"{candidates} candidates, but {kept} kept + {total - kept} dropped = {total}; a "
+            "working file was changed or lost: delete the stage's folder and run again"
+        )
+    return {"candidates": candidates, "kept": kept, "dropped": dict(dropped)}
