@@ -1,0 +1,172 @@
+"""What a run's folders say, gathered into a report."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import storage
+from pipeline.evaluation.evaluate import read_metrics
+from pipeline.evaluation.gallery import GALLERY, read_gallery, thumbnail
+from pipeline.evaluation.report import write_report
+from pipeline.evaluation.report_data import (
+    Curve,
+    Funnel,
+    Headline,
+    QueryCount,
+    ReportData,
+    StageCost,
+    Thumbnail,
+)
+from pipeline.evaluation.score_tables import confusion_tables, headlines, score_tables
+from pipeline.results import CIRCUMSTANCE, Result
+from pipeline.shards.curated import CuratedDataset
+from pipeline.shards.writer import read_table
+
+NUM_KEPT_SHOWN = 18
+THUMBNAIL_PX = 104
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """What the caller knows of a run and its folders do not."""
+
+    title: str
+    subtitle: str
+    facts: list[tuple[str, str]]
+    """Label and value: commit, seed, machine, addresses."""
+    records: Mapping[str, Sequence[Mapping[str, Any]]]
+    """Training metrics per stage: points with ``samples_seen`` and ``loss``, in order."""
+    headlines: Sequence[Headline] = ()
+    """Shown after those of the evaluation: wall time, peak memory."""
+
+
+def write_run_report(run: RunDescription, results: Mapping[str, Result], uri: str) -> None:
+    """Gather a report from a run's finished stages and write it.
+
+    Args:
+        run: What the caller knows.
+        results: Finished stages by name, in order; ``curate`` and ``evaluate`` fill most sections.
+        uri: Destination file.
+    """
+    write_report(collect(run, results), uri)
+
+
+def collect(run: RunDescription, results: Mapping[str, Result]) -> ReportData:
+    """A report's data from a run's finished stages; what is absent is named with its reason."""
+    evaluated, curated = results.get("evaluate"), results.get("curate")
+    content: Mapping[str, Any] = evaluated.content if evaluated else {}
+    groups = read_metrics(content) if evaluated else {}
+    curves = [curve(name, records) for name, records in run.records.items() if records]
+    queries = query_counts(curated) if curated else []
+    gallery = read_gallery(storage.join(evaluated.uri, GALLERY)) if evaluated else []
+    unmeasured = "; ".join(content.get("missing", {}).values())
+    reasons = {
+        "gallery": (gallery, "This run has not evaluated pictures."),
+        "losses": (curves, "This run has trained nothing."),
+        "funnel": (curated, "This run has curated nothing."),
+        "queries": (queries, "This run has no query list, so nothing was balanced."),
+        "thumbnails": (curated, "This run has curated nothing."),
+        "scores": (
+            evaluated and not unmeasured,
+            unmeasured or "This run has not evaluated pictures.",
+        ),
+    }
+    missing = {name: reason for name, (found, reason) in reasons.items() if not found}
+    return ReportData(
+        title=run.title,
+        subtitle=run.subtitle,
+        facts=run.facts,
+        headlines=[*headlines(groups, content), *_counts(curated), *run.headlines],
+        score_tables=score_tables(groups, content),
+        confusions=confusion_tables(content),
+        gallery=gallery,
+        curves=curves,
+        funnel=funnel(curated) if curated else None,
+        queries=queries,
+        kept=kept_thumbnails(curated) if curated else [],
+        dropped=dropped_thumbnails(curated) if curated else {},
+        costs=[cost for name, result in results.items() if (cost := stage_cost(name, result))],
+        missing=missing,
+    )
+
+
+def curve(stage: str, records: Sequence[Mapping[str, Any]]) -> Curve:
+    """The loss of one stage from its metric points; points without a loss are left out."""
+    points = [record for record in records if "loss" in record]
+    seen = [float(point["samples_seen"]) for point in points]
+    note = f"{seen[-1]:,.0f} samples seen" if seen else ""
+    return Curve(stage, seen, [float(point["loss"]) for point in points], note)
+
+
+def funnel(curated: Result) -> Funnel:
+    """Where the candidates went."""
+    counts = curated.content["funnel"]
+    return Funnel(
+        candidates=int(counts["candidates"]),
+        kept=int(counts["kept"]),
+        dropped={reason: int(count) for reason, count in counts["dropped"].items()},
+        num_samples=int(curated.content["num_samples"]),
+    )
+
+
+def query_counts(curated: Result) -> list[QueryCount]:
+    """Matched pairs per query; empty where the run has no queries."""
+    uri = storage.join(curated.uri, "queries_balance.parquet")
+    if not storage.exists(uri):
+        return []
+    table = read_table(uri, ["query", "count_before", "count_after"])
+    return [
+        QueryCount(row["query"], int(row["count_before"]), int(row["count_after"]))
+        for row in table.to_pylist()
+        if row["count_before"] > 0
+    ]
+
+
+def kept_thumbnails(curated: Result, num_shown: int = NUM_KEPT_SHOWN) -> list[Thumbnail]:
+    """The first kept samples of the first shards, with their first captions."""
+    dataset = CuratedDataset(curated)
+    view_px = min((side for side in dataset.views_px if side >= THUMBNAIL_PX // 2), default=None)
+    found: list[Thumbnail] = []
+    for shard in range(len(dataset.shards)):
+        table = dataset.rows(shard, ["key", "captions"])
+        captions = dict(zip(table["key"].to_pylist(), table["captions"].to_pylist(), strict=True))
+        for key, encoded in dataset.pictures(shard, view_px).items():
+            if len(found) >= num_shown:
+                return found
+            found.append(Thumbnail(thumbnail(encoded, THUMBNAIL_PX), captions[key][0]))
+    return found
+
+
+def dropped_thumbnails(curated: Result) -> dict[str, list[Thumbnail]]:
+    """A few dropped samples per reason, where there was a picture to show."""
+    uri = storage.join(curated.uri, "rejects", "index.parquet")
+    if not storage.exists(uri):
+        return {}
+    found: dict[str, list[Thumbnail]] = {}
+    for row in read_table(uri, ["drop_reason", "key", "caption"]).to_pylist():
+        reason = row["drop_reason"]
+        picture = storage.join(curated.uri, "rejects", reason, f"{row['key']}.jpg")
+        if storage.exists(picture):
+            image = thumbnail(storage.read_bytes(picture), THUMBNAIL_PX)
+            found.setdefault(reason, []).append(Thumbnail(image, row["caption"]))
+    return found
+
+
+def stage_cost(name: str, result: Result) -> StageCost | None:
+    """Time and memory of a stage from its circumstance; None where nothing was recorded."""
+    uri = storage.join(result.uri, CIRCUMSTANCE)
+    if not storage.exists(uri):
+        return None
+    facts = storage.read_json(uri)
+    if "ended_s" not in facts:
+        return None
+    wall_s = float(facts["ended_s"]) - float(facts["started_s"])
+    peak = facts.get("peak_pss_bytes")
+    return StageCost(name, wall_s, None if peak is None else int(peak))
+
+
+def _counts(curated: Result | None) -> list[Headline]:
+    if curated is None:
+        return []
+    counts = funnel(curated)
+    return [Headline("Samples", f"{counts.num_samples:,}", f"of {counts.candidates:,} candidates")]

@@ -1,0 +1,90 @@
+"""Prompts: where they come from and what is refused; imports no torch."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+from pipeline.generation.config import HeldOutPrompts, InlinePrompts, PromptFile
+from pipeline.models.config import CONTEXT_LENGTH
+from pipeline.models.tokenizer import tokenizer
+
+Truth = Mapping[str, str | None]
+"""What a right picture shows, per attribute."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to draw, and what a right picture of it shows where that is known."""
+
+    text: str
+    truth: Truth | None = None
+
+
+def read_prompts(config: InlinePrompts | PromptFile) -> list[Prompt]:
+    """Prompts of a run file or of a text file, in order.
+
+    Raises:
+        ConfigError: The file cannot be read or holds no prompt.
+    """
+    if isinstance(config, InlinePrompts):
+        return [Prompt(text) for text in config.texts]
+    try:
+        lines = Path(config.path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{config.path}: cannot read the prompts: {error}") from error
+    found = [Prompt(line.strip()) for line in lines if line.strip()]
+    if not found:
+        raise ConfigError(f"{config.path} holds no prompt; write one per line")
+    return found
+
+
+def resolve(
+    config: InlinePrompts | PromptFile | HeldOutPrompts,
+    held_out: Sequence[Prompt],
+    num_pictures: int,
+) -> list[Prompt]:
+    """One prompt per picture: the configured ones in turn, all checked.
+
+    Args:
+        config: Where prompts come from.
+        held_out: The small web's held-out prompts, for ``held_out``.
+        num_pictures: Pictures wanted.
+
+    Raises:
+        ConfigError: There is no prompt, or one is refused.
+    """
+    found = list(held_out) if isinstance(config, HeldOutPrompts) else read_prompts(config)
+    if not found:
+        raise ConfigError("prompts.type=held_out needs the small web's prompts; this run has none")
+    check([prompt.text for prompt in found])
+    return list(itertools.islice(itertools.cycle(found), num_pictures))
+
+
+def check(texts: Sequence[object]) -> None:
+    """Refuse what CLIP cannot read whole, before anything is computed.
+
+    Raises:
+        ConfigError: A prompt is no text, empty, holds control signs, or is too long.
+    """
+    if not texts:
+        raise ConfigError("no prompt given; give at least one text")
+    for place, text in enumerate(texts):
+        _check_one(text, place)
+
+
+def _check_one(text: object, place: int) -> None:
+    if not isinstance(text, str):
+        raise ConfigError(f"prompt {place} is {type(text).__name__}, expected text")
+    if not text.strip():
+        raise ConfigError(f"prompt {place} is empty; describe a picture")
+    if any(ord(sign) < 32 and sign not in "\t\n\r" for sign in text):
+        raise ConfigError(f"prompt {place} holds control characters; remove them")
+    longest = CONTEXT_LENGTH - 3
+    # The tokenizer cuts at the context, so a full context may have lost words.
+    if len(text) > 100 * CONTEXT_LENGTH or len(tokenizer().encode(text)) >= CONTEXT_LENGTH:
+        raise ConfigError(
+            f"prompt {place} ({text[:40]!r}…) is longer than the {longest} tokens that CLIP reads; "
+            "shorten it"
+        )

@@ -1,0 +1,101 @@
+"""Which weights belong together: the stages behind one stack, found by a run's index."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline import storage
+from pipeline.errors import ConfigError
+from pipeline.generation.config import Sampling
+from pipeline.results import Result
+
+INDEX = "run.json"
+UPSAMPLER = "upsampler_"
+_MODELS = ("clip", "prior", "decoder")
+
+
+@dataclass(frozen=True)
+class RunStages:
+    """Folders of the stages whose weights make one stack."""
+
+    clip: str
+    prior: str
+    decoder: str
+    upsamplers: tuple[str, ...]
+    """Smallest first."""
+
+    @classmethod
+    def of(cls, results: Mapping[str, Result]) -> "RunStages":
+        """The stages among finished results, by their names (``upsampler_16_64``)."""
+        return cls._of({name: result.uri for name, result in results.items()}, "the run")
+
+    @classmethod
+    def read(cls, run_uri: str) -> "RunStages":
+        """The stages that a run's ``run.json`` names; places may be relative to the run.
+
+        Raises:
+            ConfigError: No run there, or a stage of the stack is not finished.
+        """
+        places = {
+            name: place if _is_absolute(place) else storage.join(run_uri, place)
+            for name, place in read_index(run_uri)["stages"].items()
+        }
+        return cls._of(places, run_uri)
+
+    @classmethod
+    def _of(cls, places: Mapping[str, str], source: str) -> "RunStages":
+        missing = [name for name in _MODELS if name not in places]
+        if missing:
+            raise ConfigError(
+                f"{source} has no finished {', '.join(missing)}: finish the run with "
+                "python -m jobs.run before generating from it"
+            )
+        upsamplers = sorted((n for n in places if n.startswith(UPSAMPLER)), key=_low_px)
+        return cls(
+            places["clip"],
+            places["prior"],
+            places["decoder"],
+            tuple(places[name] for name in upsamplers),
+        )
+
+
+def read_index(run_uri: str) -> dict[str, Any]:
+    """The index of a run's folder.
+
+    Raises:
+        ConfigError: The folder holds no run.
+    """
+    uri = storage.join(run_uri, INDEX)
+    if not storage.exists(uri):
+        raise ConfigError(f"{uri} does not exist: name the output_dir of a run")
+    index = storage.read_json(uri)
+    if not isinstance(index, dict) or not isinstance(index.get("stages"), dict):
+        raise ConfigError(f"{uri} is no run index: it names no stages")
+    return index
+
+
+def read_sampling(run_uri: str) -> Sampling:
+    """How the run itself samples: its ``generate`` section.
+
+    Raises:
+        ConfigError: The section is not there or was written by another version.
+    """
+    section = read_index(run_uri).get("config", {}).get("generate", {})
+    known = {name: section[name] for name in Sampling.model_fields if name in section}
+    try:
+        return Sampling.model_validate(known)
+    except ValidationError as error:
+        raise ConfigError(f"{run_uri}: its generate section is not understood: {error}") from error
+
+
+def _is_absolute(place: str) -> bool:
+    return "://" in place or place.startswith("/")
+
+
+def _low_px(name: str) -> int:
+    side = name.removeprefix(UPSAMPLER).split("_")[0]
+    if not side.isdigit():
+        raise ConfigError(f"stage {name} is not named like upsampler_16_64")
+    return int(side)

@@ -1,0 +1,308 @@
+"""The public `UnCLIP`: text → z_img → small picture → large picture.
+
+Dimension names: ``batch`` (pictures), ``dim`` (joint embedding), ``token`` (caption), ``side``
+(pixels). Every draw is a function of (seed, model, picture's number), so a picture does not depend
+on the batch it is made in beyond float rounding. Source: Ramesh et al. 2022 (unCLIP) §2.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.diffusion.guidance import guided
+from pipeline.diffusion.sampling import (
+    Denoiser,
+    NoiseSource,
+    ddim_sample,
+    ddpm_sample,
+    no_threshold,
+)
+from pipeline.errors import ConfigError
+from pipeline.generation import prompts as prompt_rules
+from pipeline.generation.config import Sampling
+from pipeline.generation.pictures import to_images
+from pipeline.generation.run_stages import RunStages, read_sampling
+from pipeline.generation.upsampling import checked_steps, noise_on, picture_seeds, upsample_once
+from pipeline.generation.weights import Stack, load_stack
+from pipeline.models.layers import token_mask
+from pipeline.models.tokenizer import tokenizer
+
+MAX_PICTURES = 4096
+"""Pictures of one call; more are the business of ``generation/batch.py``."""
+
+
+@dataclass(frozen=True)
+class TextConditions:
+    """What prior and decoder read of captions."""
+
+    z_txt: Float[Tensor, " batch dim"]
+    text_states: Float[Tensor, " batch token width"]
+    text_mask: Bool[Tensor, " batch token"]
+
+    def take(self, rows: Sequence[int]) -> "TextConditions":
+        """Some rows, in the order given."""
+        return TextConditions(
+            self.z_txt[list(rows)], self.text_states[list(rows)], self.text_mask[list(rows)]
+        )
+
+
+class UnCLIP:
+    """A trained stack that makes pictures from text."""
+
+    def __init__(self, stack: Stack, sampling: Sampling) -> None:
+        """Join networks with a way of sampling.
+
+        Raises:
+            ConfigError: More upsamplers are to be sampled than the stack has.
+        """
+        if len(sampling.upsamplers) > len(stack.upsamplers):
+            raise ConfigError(
+                f"upsamplers={len(sampling.upsamplers)} entries, the run trained "
+                f"{len(stack.upsamplers)}; give at most one entry per trained upsampler"
+            )
+        self.stack = stack
+        self.sampling = sampling
+        self._device = stack.decoder.null_z.device
+
+    @classmethod
+    def from_run(cls, uri: str, *, device: str = "auto") -> "UnCLIP":
+        """Load the stack of a finished run.
+
+        Args:
+            uri: The run's ``output_dir``.
+            device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+
+        Raises:
+            ConfigError: No finished run there.
+            CheckpointError: Weights are damaged or do not belong together.
+        """
+        return cls.from_stages(RunStages.read(uri), read_sampling(uri), device=device)
+
+    @classmethod
+    def from_stages(
+        cls, stages: RunStages, sampling: Sampling, *, device: str = "auto"
+    ) -> "UnCLIP":
+        """Load a stack from the folders of its stages."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        stack = load_stack(stages, torch.device(device))
+        wanted = sampling.upsamplers[: len(stack.upsamplers)]
+        return cls(stack, sampling.model_copy(update={"upsamplers": wanted}))
+
+    @property
+    def image_px(self) -> int:
+        """Side of the final pictures, pixels."""
+        used = self.stack.upsamplers[: len(self.sampling.upsamplers)]
+        return used[-1][0].config.high_px if used else self.stack.decoder.config.image_px
+
+    @overload
+    def __call__(
+        self,
+        prompts: str,
+        *,
+        seed: int = 0,
+        guidance_scale: float | None = None,
+        decoder_steps: int | None = None,
+        batch_size: int = 16,
+    ) -> Image.Image: ...
+
+    @overload
+    def __call__(
+        self,
+        prompts: list[str],
+        *,
+        seed: int = 0,
+        guidance_scale: float | None = None,
+        decoder_steps: int | None = None,
+        batch_size: int = 16,
+    ) -> list[Image.Image]: ...
+
+    def __call__(
+        self,
+        prompts: str | list[str],
+        *,
+        seed: int = 0,
+        guidance_scale: float | None = None,
+        decoder_steps: int | None = None,
+        batch_size: int = 16,
+    ) -> Image.Image | list[Image.Image]:
+        """Make one picture per prompt.
+
+        Args:
+            prompts: A text, or a list of texts; give a text several times for several pictures.
+            seed: Picture i of the list is a function of the seed, i and its prompt.
+            guidance_scale: Of the decoder; the run's own by default.
+            decoder_steps: Denoising steps of the decoder; the run's own by default.
+            batch_size: Pictures computed together.
+
+        Returns:
+            A picture for a text, a list of pictures for a list.
+
+        Raises:
+            ConfigError: A prompt or a number is refused; nothing was computed.
+        """
+        texts = [prompts] if isinstance(prompts, str) else prompts
+        prompt_rules.check(texts)
+        if len(texts) > MAX_PICTURES or batch_size < 1 or seed < 0:
+            raise ConfigError(
+                f"prompts={len(texts)}, batch_size={batch_size}, seed={seed}: at most "
+                f"{MAX_PICTURES} prompts, a batch of 1 or more and a seed of 0 or more are accepted"
+            )
+        stack = self.with_decoder(guidance_scale, decoder_steps)
+        made: list[Image.Image] = []
+        for start in range(0, len(texts), batch_size):
+            part = texts[start : start + batch_size]
+            indices = range(start, start + len(part))
+            z_img = stack.sample_prior(part, seed, indices)
+            final = stack.upsample(stack.decode(z_img, part, seed, indices), seed, indices)
+            made += to_images(final)
+        return made[0] if isinstance(prompts, str) else made
+
+    def with_decoder(self, guidance_scale: float | None, num_steps: int | None) -> "UnCLIP":
+        """The same stack with other decoder settings; None keeps one.
+
+        Raises:
+            ConfigError: A setting is out of its range.
+        """
+        given = {"guidance_scale": guidance_scale, "num_steps": num_steps}
+        changes = {name: value for name, value in given.items() if value is not None}
+        if not changes:
+            return self
+        values = {**self.sampling.decoder.model_dump(), **changes}
+        try:
+            decoder = type(self.sampling.decoder).model_validate(values)
+        except ValueError as error:
+            raise ConfigError(f"decoder settings {changes} are refused: {error}") from error
+        return UnCLIP(self.stack, self.sampling.model_copy(update={"decoder": decoder}))
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str]) -> TextConditions:
+        """Captions → CLIP's text embedding, states and mask; the empty caption is accepted."""
+        length = self.stack.clip.config.text.context_length
+        tokens = torch.from_numpy(tokenizer()(texts))[:, :length].to(self._device)
+        z_txt, states = self.stack.clip.encode_text(tokens)
+        return TextConditions(z_txt, states, token_mask(tokens)[:, : states.shape[1]])
+
+    @torch.inference_mode()
+    def sample_prior(
+        self, texts: Sequence[str], seed: int, indices: Sequence[int]
+    ) -> Float[Tensor, " batch dim"]:
+        """Captions → raw z_img: of several draws the one closest to z_txt.
+
+        Source: paper §2.2, two samples, the higher z_img · z_txt (here of normalised embeddings,
+        so that a long vector does not win by its length). Runs the whole batch once per draw.
+
+        Args:
+            texts: Captions.
+            seed: Seed of all draws.
+            indices: Number of each picture, which keys its noise.
+        """
+        settings = self.sampling.prior
+        conditions = self.encode([*texts, ""])
+        wanted = conditions.z_txt[: len(texts)]
+        draws = torch.stack(
+            [
+                self._draw_z_img(conditions, picture_seeds(seed, f"prior/{draw}", indices))
+                for draw in range(settings.num_candidates)
+            ]
+        )
+        best = functional.cosine_similarity(draws, wanted[None], dim=-1).argmax(dim=0)
+        return draws[best, torch.arange(len(texts), device=best.device)]
+
+    def _draw_z_img(
+        self, conditions: TextConditions, seeds: Sequence[int]
+    ) -> Float[Tensor, " batch dim"]:
+        prior, settings, num = self.stack.prior, self.sampling.prior, len(seeds)
+        doubled = settings.guidance_scale != 1.0
+        bound = conditions.take([*range(num), *([num] * num if doubled else [])])
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            return prior(x_t, t, bound.z_txt, bound.text_states, bound.text_mask)
+
+        dim = prior.config.clip.embed_dim
+        denoiser = guided(denoise, settings.guidance_scale, dim) if doubled else denoise
+        sampled = ddpm_sample(
+            denoiser,
+            self.stack.prior_process,
+            noise_on(self._device, seeds, (dim,)),
+            checked_steps(settings.num_steps, self.stack.prior_process),
+            threshold=no_threshold,
+        )
+        return prior.unwhiten(sampled)
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        z_img: Float[Tensor, " batch dim"],
+        texts: Sequence[str],
+        seed: int,
+        indices: Sequence[int],
+    ) -> Float[Tensor, " batch 3 side side"]:
+        """z_img and captions → pictures in [-1, 1] of the decoder's side.
+
+        Args:
+            z_img: Raw image embeddings.
+            texts: Captions; an empty one leaves the picture to z_img alone.
+            seed: Seed of all draws.
+            indices: Number of each picture, which keys its noise.
+        """
+        decoder, settings, num = self.stack.decoder, self.sampling.decoder, len(texts)
+        doubled = settings.guidance_scale != 1.0
+        conditions = self.encode([*texts, ""])
+        bound = conditions.take([*range(num), *([num] * num if doubled else [])])
+        z_rows = torch.cat([z_img, torch.zeros_like(z_img)]) if doubled else z_img
+        has_z_img = torch.arange(len(z_rows), device=z_rows.device) < num
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            text = (bound.z_txt, bound.text_states, bound.text_mask)
+            return decoder(x_t, t, z_rows, has_z_img, *text)
+
+        denoiser = guided(denoise, settings.guidance_scale, 3) if doubled else denoise
+        side = decoder.config.image_px
+        noise = noise_on(self._device, picture_seeds(seed, "decoder", indices), (3, side, side))
+        return self._sample_decoder(denoiser, noise).clamp(-1, 1)
+
+    def _sample_decoder(self, denoiser: Denoiser, noise: NoiseSource) -> Tensor:
+        settings, process = self.sampling.decoder, self.stack.decoder_process
+        steps = checked_steps(settings.num_steps, process)
+        learned = self.stack.decoder.config.learned_variance
+        if settings.sampler == "ddpm":
+            variance = "learned_range" if learned else "fixed_small"
+            return ddpm_sample(denoiser, process, noise, steps, variance=variance)
+
+        def mean_only(x_t: Tensor, t: Tensor) -> Tensor:
+            return denoiser(x_t, t)[:, : x_t.shape[1]]
+
+        return ddim_sample(mean_only, process, noise, steps, eta=settings.eta)
+
+    def upsample(
+        self, pictures: Float[Tensor, " batch 3 side side"], seed: int, indices: Sequence[int]
+    ) -> Float[Tensor, " batch 3 larger larger"]:
+        """Run every configured upsampler, smallest first; pictures in [-1, 1]."""
+        for level, settings in enumerate(self.sampling.upsamplers):
+            model, process = self.stack.upsamplers[level]
+            seeds = picture_seeds(seed, f"upsampler/{level}", indices)
+            pictures = upsample_once(model, process, pictures, seeds, settings.num_steps)
+        return pictures
+
+    @torch.inference_mode()
+    def encode_pictures(
+        self, pictures: Float[Tensor, " batch 3 side side"]
+    ) -> Float[Tensor, " batch dim"]:
+        """Pictures in [-1, 1] → raw z_img, resized to the side that CLIP reads.
+
+        An even shrink is a box mean, as the stored views are shrunk in training; else bicubic.
+        """
+        side = self.stack.clip.config.vision.image_px
+        if pictures.shape[-1] % side == 0:
+            return self.stack.clip.encode_image(functional.adaptive_avg_pool2d(pictures, side))
+        resized = functional.interpolate(
+            pictures, (side, side), mode="bicubic", antialias=True, align_corners=False
+        )
+        return self.stack.clip.encode_image(resized.clamp(-1, 1))

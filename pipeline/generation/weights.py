@@ -1,0 +1,202 @@
+"""Published weights → networks that belong together, checked before any is used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from pipeline import storage
+from pipeline.checkpoints import load_state, load_weights
+from pipeline.config import StrictModel
+from pipeline.diffusion.config import BlurConfig, BsrConfig, DiffusionConfig
+from pipeline.diffusion.sampling import Process
+from pipeline.errors import CheckpointError
+from pipeline.generation.run_stages import RunStages
+from pipeline.models.clip import ClipModel
+from pipeline.models.config import (
+    ClipConfig,
+    ClipShape,
+    DecoderConfig,
+    PriorConfig,
+    UpsamplerConfig,
+)
+from pipeline.models.decoder import Decoder
+from pipeline.models.presets import clip_shape
+from pipeline.models.prior import DiffusionPrior
+from pipeline.models.upsampler import Upsampler
+from pipeline.results import read_result
+
+Config = TypeVar("Config", bound=StrictModel)
+Network = TypeVar("Network", bound=nn.Module)
+_Degradation = Annotated[BlurConfig | BsrConfig, Field(discriminator="type")]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The networks of one unCLIP, in inference mode, and the processes they were trained for."""
+
+    clip: ClipModel
+    prior: DiffusionPrior
+    prior_process: Process
+    decoder: Decoder
+    decoder_process: Process
+    upsamplers: tuple[tuple[Upsampler, Process], ...]
+    fingerprints: Mapping[str, str]
+    """SHA-256 of each weights file, by model."""
+
+
+@dataclass(frozen=True)
+class _Published:
+    """One weights file, read, and the name by which later stages know its training."""
+
+    uri: str
+    state: dict[str, Tensor]
+    config: dict[str, Any]
+    sha256: str
+    manifest_hash: str
+
+
+def load_stack(stages: RunStages, device: torch.device) -> Stack:
+    """Load every model and check that prior and decoder stand on this CLIP.
+
+    Raises:
+        CheckpointError: Weights are missing, damaged, of another kind, or do not fit together.
+    """
+    clip_file = _read(stages.clip, "clip")
+    prior_file = _read(stages.prior, "prior")
+    decoder_file = _read(stages.decoder, "decoder")
+    upsampler_files = [_read(uri, "upsampler") for uri in stages.upsamplers]
+    for found in (prior_file, decoder_file):
+        _check_clip(found, clip_file)
+    clip = ClipModel(_model_config(clip_file, ClipConfig))
+    prior = DiffusionPrior(_model_config(prior_file, PriorConfig))
+    decoder = Decoder(_model_config(decoder_file, DecoderConfig))
+    for part, found in ((prior, prior_file), (decoder, decoder_file)):
+        _check_shape(part.config.clip, clip.config, found.uri)
+    upsamplers = [Upsampler(_model_config(f, UpsamplerConfig)) for f in upsampler_files]
+    _check_sides(decoder.config, [part.config for part in upsamplers], stages)
+    return Stack(
+        clip=_filled(clip, clip_file, device),
+        prior=_filled(prior, prior_file, device),
+        prior_process=_process(prior_file),
+        decoder=_filled(decoder, decoder_file, device),
+        decoder_process=_process(decoder_file),
+        upsamplers=tuple(
+            (_filled(part, found, device), _process(found))
+            for part, found in zip(upsamplers, upsampler_files, strict=True)
+        ),
+        fingerprints={
+            "clip": clip_file.sha256,
+            "prior": prior_file.sha256,
+            "decoder": decoder_file.sha256,
+            **_upsampler_fingerprints(upsamplers, upsampler_files),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class TrainedUpsampler:
+    """One upsampler and what it was trained on."""
+
+    model: Upsampler
+    process: Process
+    degradation: BlurConfig | BsrConfig
+    """How the small pictures of its training were spoilt."""
+    view_px: int
+    """Side of the stored view it was trained on, pixels."""
+
+
+def load_upsampler(stage_uri: str, device: torch.device) -> TrainedUpsampler:
+    """One upsampler alone.
+
+    Raises:
+        CheckpointError: Its weights are missing, damaged or of another kind.
+    """
+    found = _read(stage_uri, "upsampler")
+    model = Upsampler(_model_config(found, UpsamplerConfig))
+    task = found.config["task"]
+    try:
+        degradation = TypeAdapter(_Degradation).validate_python(task["degradation"])
+        view_px = int(task["view_px"])
+    except (KeyError, ValidationError) as error:
+        raise CheckpointError(f"{found.uri}: its task is not understood: {error}") from error
+    return TrainedUpsampler(_filled(model, found, device), _process(found), degradation, view_px)
+
+
+def _read(stage_uri: str, kind: str) -> _Published:
+    result = read_result(stage_uri)
+    if result is None or "weights" not in result.content:
+        raise CheckpointError(f"{stage_uri} holds no finished training: run its stage to the end")
+    entry = result.content["weights"]
+    uri = storage.join(stage_uri, entry["name"])
+    if not storage.exists(uri):
+        raise CheckpointError(f"{uri} does not exist, its manifest names it; train it again")
+    sha256 = storage.sha256_of(uri)
+    if sha256 != entry["sha256"]:
+        raise CheckpointError(
+            f"{uri}: sha256 {sha256[:12]}… is not the manifest's {entry['sha256'][:12]}…; the file "
+            "was changed or damaged: train it again"
+        )
+    state, config = load_weights(uri)
+    task = config.get("task")
+    found = task.get("type") if isinstance(task, dict) else None
+    if found != kind:
+        raise CheckpointError(f"{uri} holds a model of kind {found}, expected {kind}")
+    return _Published(uri, state, config, sha256, result.manifest_hash)
+
+
+def _model_config(found: _Published, kind: type[Config]) -> Config:
+    try:
+        return kind.model_validate(found.config["task"]["model"])
+    except (KeyError, ValidationError) as error:
+        raise CheckpointError(f"{found.uri}: its model is not understood: {error}") from error
+
+
+def _process(found: _Published) -> Process:
+    try:
+        return Process.of(DiffusionConfig.model_validate(found.config["task"]["diffusion"]))
+    except (KeyError, ValidationError) as error:
+        raise CheckpointError(f"{found.uri}: its diffusion is not understood: {error}") from error
+
+
+def _filled(model: Network, found: _Published, device: torch.device) -> Network:
+    load_state(model, found.state, found.uri)
+    return model.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def _check_clip(found: _Published, clip: _Published) -> None:
+    stood_on = found.config.get("inputs", {}).get("clip")
+    if stood_on != clip.manifest_hash:
+        raise CheckpointError(
+            f"{found.uri} was trained on CLIP {str(stood_on)[:12]}…, {clip.uri} is "
+            f"{clip.manifest_hash[:12]}…: its embeddings mean nothing to this model; use the CLIP "
+            "it was trained on, or train it again"
+        )
+
+
+def _check_shape(shape: ClipShape, clip: ClipConfig, uri: str) -> None:
+    real = clip_shape(clip)
+    if shape != real:
+        raise CheckpointError(f"{uri} expects a CLIP of {shape!r}, this one is {real!r}")
+
+
+def _check_sides(
+    decoder: DecoderConfig, upsamplers: list[UpsamplerConfig], stages: RunStages
+) -> None:
+    side = decoder.image_px
+    for config, uri in zip(upsamplers, stages.upsamplers, strict=True):
+        if config.low_px != side:
+            raise CheckpointError(
+                f"{uri} reads pictures of {config.low_px} px, the model before it makes {side} px"
+            )
+        side = config.high_px
+
+
+def _upsampler_fingerprints(upsamplers: list[Upsampler], files: list[_Published]) -> dict[str, str]:
+    return {
+        f"upsampler_{part.config.low_px}_{part.config.high_px}": found.sha256
+        for part, found in zip(upsamplers, files, strict=True)
+    }

@@ -1,0 +1,79 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import ConfigError
+from pipeline.generation.config import HeldOutPrompts, InlinePrompts, PromptFile
+from pipeline.generation.plan import ABLATIONS, FINAL, plan, shuffled_partners
+from pipeline.generation.prompts import Prompt, resolve
+from tests.tiny_stack import generate_config
+
+
+def some(num):
+    return [Prompt(f"prompt {n}", {"colour": f"c{n}"}) for n in range(num)]
+
+
+@given(st.integers(2, 60), st.integers(0, 5))
+def test_partners_are_a_permutation_without_fixed_points(num, seed):
+    partners = shuffled_partners(num, seed)
+    assert sorted(partners) == list(range(num))
+    assert all(partner != index for index, partner in enumerate(partners))
+
+
+@given(st.integers(1, 30), st.integers(0, 40), st.integers(1, 9))
+def test_every_picture_is_planned_once_and_partitions_hold_one_kind(num, ablated, per_shard):
+    partitions = plan(some(num), ablated, per_shard, seed=1)
+    jobs = [job for partition in partitions for job in partition.jobs]
+    assert len({(job.kind, job.index) for job in jobs}) == len(jobs)
+    assert sum(job.kind == FINAL for job in jobs) == num
+    assert all(len({job.kind for job in p.jobs}) == 1 for p in partitions)
+    assert all(1 <= len(p.jobs) <= per_shard for p in partitions)
+    assert [p.number for p in partitions] == list(range(len(partitions)))
+
+
+def test_ablations_change_one_condition_and_keep_the_number():
+    jobs = {(j.kind, j.index): j for p in plan(some(4), 3, 8, seed=1) for j in p.jobs}
+    assert {kind for kind, _ in jobs} == {FINAL, *ABLATIONS}
+    for index in range(3):
+        assert jobs["caption_hidden", index].caption == ""
+        assert jobs["caption_hidden", index].z_img_prompt == f"prompt {index}"
+        assert jobs["mean_z_img", index].caption == f"prompt {index}"
+        assert jobs["mean_z_img", index].z_img_prompt is None
+        assert jobs["mean_z_img_caption_hidden", index].caption == ""
+        moved = jobs["z_img_shuffled", index]
+        assert moved.caption == f"prompt {index}"
+        assert moved.z_img_prompt == f"prompt {moved.z_img_index}" != moved.caption
+        assert moved.z_img_truth == {"colour": f"c{moved.z_img_index}"}
+
+
+def test_one_picture_cannot_be_shuffled():
+    kinds = {job.kind for p in plan(some(1), 1, 8, seed=1) for job in p.jobs}
+    assert "z_img_shuffled" not in kinds
+
+
+def test_prompts_are_used_in_turn(tmp_path):
+    inline = InlinePrompts(type="inline", texts=("a", "b"))
+    assert [p.text for p in resolve(inline, [], 5)] == ["a", "b", "a", "b", "a"]
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red circle\n\n a blue square \n")
+    found = resolve(PromptFile(type="file", path=str(path)), [], 2)
+    assert [p.text for p in found] == ["a red circle", "a blue square"]
+
+
+def test_held_out_prompts_come_with_their_truth_from_the_caller():
+    assert resolve(HeldOutPrompts(type="held_out"), some(3), 2) == some(2)
+    with pytest.raises(ConfigError, match="held_out needs"):
+        resolve(HeldOutPrompts(type="held_out"), [], 2)
+
+
+def test_a_bad_prompt_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read"):
+        resolve(PromptFile(type="file", path=str(tmp_path / "none")), [], 2)
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(ConfigError, match="holds no prompt"):
+        resolve(PromptFile(type="file", path=str(tmp_path / "empty")), [], 2)
+
+
+def test_eta_belongs_to_ddim():
+    with pytest.raises(ValueError, match="belongs to sampler ddim"):
+        generate_config(decoder={"num_steps": 3, "sampler": "ddpm", "eta": 0.5})
