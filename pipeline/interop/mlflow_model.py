@@ -19,9 +19,9 @@ from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schem
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.generation.pictures import png_bytes
-from pipeline.generation.run_stages import INDEX, RunStages
+from pipeline.generation.run_stages import RunStages
 from pipeline.generation.unclip import UnCLIP
-from pipeline.results import MANIFEST
+from pipeline.results import INDEX, MANIFEST
 
 ARTIFACT = "run"
 REQUIREMENTS = (

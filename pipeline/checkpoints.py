@@ -1,0 +1,356 @@
+"""Checkpoints that are complete or invisible, and weights that carry their configuration.
+
+A training checkpoint is a new folder ``step-<samples_seen>`` of a distributed checkpoint
+(``torch.distributed.checkpoint``): every rank writes its own files, then rank 0 writes
+``manifest.json`` with the length and SHA-256 of each file. Without the manifest a checkpoint does
+not exist. Its keys:
+
+- ``model/<parameter or buffer>``: the live network
+- ``optimizer/<parameter>/{step,exp_avg,exp_avg_sq}``: AdamW's state
+- ``ema/<parameter>``: the moving average
+- ``progress/...``: ``samples_seen`` and what the loop counts
+
+The format holds a pickle (``.metadata``), so every hash is checked before anything is opened.
+
+Published weights are one safetensors file whose metadata holds ``config`` (the whole configuration
+as JSON) and ``stage``; equal tensors and configuration give equal bytes.
+"""
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
+
+from pipeline import storage
+from pipeline.errors import CheckpointError
+from pipeline.failpoints import failpoint
+
+MANIFEST = "manifest.json"
+PREFIX = "step-"
+SCHEMA_VERSION = 1
+
+State = dict[str, dict[str, Tensor]]
+"""Group (``model``, ``optimizer``, ...) → name → tensor."""
+
+_SAFETENSORS_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def _in_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _rank() -> int:
+    return dist.get_rank() if _in_group() else 0
+
+
+@contextmanager
+def _quiet_alone() -> Iterator[None]:
+    """Without a process group torch warns of what is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def save(uri: str, state: State, samples_seen: int) -> str:
+    """Write a new checkpoint below ``uri``; every rank of the process group calls it.
+
+    Args:
+        uri: Folder of the run's checkpoints.
+        state: Tensors to store; replicated ones are written by one rank.
+        samples_seen: Position of the run; names the checkpoint.
+
+    Returns:
+        The checkpoint's URI.
+    """
+    target = storage.join(uri, f"{PREFIX}{samples_seen:012d}")
+    if _rank() == 0:
+        _delete(target)  # of an earlier attempt that died here: never write into an old folder
+    if _in_group():
+        dist.barrier()
+    failpoint("checkpoints.before_files")
+    with _writable(target) as folder:
+        with _quiet_alone():
+            save_distributed(state, checkpoint_id=folder, no_dist=not _in_group())
+        failpoint("checkpoints.after_files")
+        files = _publish_own_files(folder, target)
+    if _in_group():
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, files)  # also the barrier before the manifest
+        files = {name: entry for part in gathered for name, entry in part.items()}
+    if _rank() == 0:
+        failpoint("checkpoints.before_manifest")
+        manifest = {"schema_version": SCHEMA_VERSION, "samples_seen": samples_seen, "files": files}
+        storage.write_json(storage.join(target, MANIFEST), manifest)
+        failpoint("checkpoints.after_manifest")
+    return target
+
+
+@contextmanager
+def _writable(target: str) -> Iterator[Path]:
+    """The folder itself where it is local; else a private one whose files are then copied."""
+    if storage.is_local(target):
+        path = storage.local_path(target)
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="ckpt-") as folder:
+        yield Path(folder)
+
+
+def _publish_own_files(folder: Path, target: str) -> dict[str, dict[str, Any]]:
+    own = sorted(folder.glob(f"__{_rank()}_*"))
+    if _rank() == 0:
+        own.append(folder / ".metadata")
+    entries = {}
+    for path in own:
+        destination = storage.join(target, path.name)
+        if not storage.is_local(target):
+            storage.publish_file(path, destination)
+        entries[path.name] = {
+            "num_bytes": path.stat().st_size,
+            "sha256": storage.sha256_of(str(path)),
+        }
+    return entries
+
+
+def completed(uri: str) -> list[str]:
+    """URIs of the complete checkpoints below ``uri``, oldest first."""
+    folders = [storage.join(uri, name) for name in storage.list_names(uri) if _is_step(name)]
+    return [folder for folder in folders if storage.exists(storage.join(folder, MANIFEST))]
+
+
+def latest(uri: str) -> str | None:
+    """URI of the newest complete checkpoint, or None."""
+    found = completed(uri)
+    return found[-1] if found else None
+
+
+def verify(checkpoint_uri: str) -> dict[str, Any]:
+    """Compare every file with the manifest and return the manifest; nothing is unpickled.
+
+    Raises:
+        CheckpointError: No manifest, a missing or unknown file, another length or hash.
+    """
+    path = storage.join(checkpoint_uri, MANIFEST)
+    if not storage.exists(path):
+        raise CheckpointError(f"{checkpoint_uri} has no {MANIFEST}: it was never completed")
+    manifest = storage.read_json(path)
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{path}: schema_version={manifest.get('schema_version')}, this version reads "
+            f"{SCHEMA_VERSION}"
+        )
+    found = set(storage.list_names(checkpoint_uri)) - {MANIFEST}
+    if found != set(manifest["files"]):
+        differing = sorted(found ^ set(manifest["files"]))
+        raise CheckpointError(f"{checkpoint_uri}: files differ from its manifest: {differing}")
+    for name, entry in manifest["files"].items():
+        _verify_file(storage.join(checkpoint_uri, name), entry)
+    return manifest
+
+
+def _verify_file(uri: str, entry: Mapping[str, Any]) -> None:
+    size = storage.size_of(uri)
+    if size != entry["num_bytes"]:
+        raise CheckpointError(f"{uri}: {size} bytes, its manifest says {entry['num_bytes']}")
+    digest = storage.sha256_of(uri)
+    if digest != entry["sha256"]:
+        raise CheckpointError(
+            f"{uri}: sha256 {digest[:12]}… is not the manifest's {entry['sha256'][:12]}…; "
+            "delete this checkpoint to go on from the one before"
+        )
+
+
+def load(checkpoint_uri: str, state: State) -> int:
+    """Verify a checkpoint, then fill ``state``'s tensors in place; every rank calls it.
+
+    Args:
+        checkpoint_uri: A complete checkpoint.
+        state: Live tensors under the names that were saved.
+
+    Returns:
+        Samples seen when it was written.
+    """
+    manifest = verify(checkpoint_uri)
+    with _readable(checkpoint_uri, list(manifest["files"])) as folder:
+        try:
+            with _quiet_alone():
+                load_distributed(state, checkpoint_id=folder, no_dist=not _in_group())
+        except (RuntimeError, ValueError, CheckpointException) as error:
+            raise CheckpointError(
+                f"{checkpoint_uri} does not fit this model: {_first_line(error)}"
+            ) from error
+    return int(manifest["samples_seen"])
+
+
+@contextmanager
+def _readable(uri: str, names: list[str]) -> Iterator[Path]:
+    if storage.is_local(uri):
+        yield storage.local_path(uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="ckpt-") as folder:
+        for name in names:
+            (Path(folder) / name).write_bytes(storage.read_bytes(storage.join(uri, name)))
+        yield Path(folder)
+
+
+def keep_last(uri: str, count: int) -> None:
+    """Delete all but the newest ``count`` complete checkpoints."""
+    for folder in completed(uri)[:-count]:
+        _delete(folder)
+
+
+def clean(uri: str) -> list[str]:
+    """Delete what killed processes left: folders without a manifest; returns their names."""
+    done = {folder.rsplit("/", 1)[-1] for folder in completed(uri)}
+    orphans = [name for name in storage.list_names(uri) if _is_step(name) and name not in done]
+    for name in orphans:
+        _delete(storage.join(uri, name))
+    return orphans
+
+
+def _is_step(name: str) -> bool:
+    return name.startswith(PREFIX) and name.removeprefix(PREFIX).isdigit()
+
+
+def _delete(uri: str) -> None:
+    if not storage.exists(uri):
+        return
+    manifest = storage.join(uri, MANIFEST)
+    if storage.is_local(uri):
+        # The manifest goes first, so that half a checkpoint is never a complete one.
+        storage.local_path(manifest).unlink(missing_ok=True)
+        failpoint("checkpoints.after_unlisting")
+        shutil.rmtree(storage.local_path(uri))
+        return
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    if storage.exists(manifest):
+        filesystem.rm_file(f"{path}/{MANIFEST}")
+    filesystem.rm(path, recursive=True)
+
+
+def export_weights(
+    uri: str, state: Mapping[str, Tensor], config: Mapping[str, Any], stage: str
+) -> None:
+    """Publish a state dict as safetensors with its configuration inside.
+
+    Args:
+        uri: Destination file.
+        state: Tensors by name, as ``load_state_dict`` wants them.
+        config: The whole JSON configuration that built the model.
+        stage: Kind of model, such as ``prior``.
+    """
+    tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
+    # The header is written here and not by the library: its metadata order changes from run to run.
+    header: dict[str, Any] = {
+        "__metadata__": {"config": json.dumps(config, sort_keys=True), "stage": stage}
+    }
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + tensor.nbytes
+        header[name] = {
+            "dtype": _SAFETENSORS_DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with storage.open_for_publish(uri) as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for tensor in tensors.values():
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def load_weights(uri: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read published weights.
+
+    Returns:
+        The state dict (on the CPU) and the configuration.
+
+    Raises:
+        CheckpointError: Not a safetensors file of ours.
+    """
+    with _local_copy(uri) as path:
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{uri}: no readable safetensors file: {error}") from error
+    if "config" not in metadata:
+        raise CheckpointError(
+            f"{uri}: no configuration in its metadata; import it as foreign weights"
+        )
+    return state, json.loads(metadata["config"])
+
+
+@contextmanager
+def _local_copy(uri: str) -> Iterator[Path]:
+    if storage.is_local(uri):
+        yield storage.local_path(uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="weights-") as folder:
+        path = Path(folder) / "weights.safetensors"
+        path.write_bytes(storage.read_bytes(uri))
+        yield path
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict that must fit exactly.
+
+    Args:
+        model: The network to fill.
+        state: Tensors by name.
+        source: Where the tensors come from, for the message.
+
+    Raises:
+        CheckpointError: Names the missing, unknown and differently shaped keys.
+    """
+    own = model.state_dict()
+    findings = {
+        "missing": sorted(set(own) - set(state)),
+        "unknown": sorted(set(state) - set(own)),
+        "of another shape": sorted(
+            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+            for name in set(own) & set(state)
+            if state[name].shape != own[name].shape
+        ),
+    }
+    told = [f"{what}: {_some(names)}" for what, names in findings.items() if names]
+    if told:
+        raise CheckpointError(f"{source} does not fit the model: " + "; ".join(told))
+    model.load_state_dict(dict(state))
+
+
+def _some(names: list[str], limit: int = 8) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,222 @@
+"""Samplers: anything callable as ``(x_t, t) -> output`` can be sampled.
+
+Dimension names: ``batch``; ``step``; ``*event``. Noise is handed in, never drawn here, so that a
+sample is the same in any batch: ``NoiseSource`` gives the noise of one step for the whole batch,
+built from one seed per sample by ``seeded_noise``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.diffusion.config import DiffusionConfig, Prediction
+from pipeline.diffusion.gaussian import (
+    learned_log_variance,
+    posterior,
+    signal_at,
+    spread,
+    to_eps,
+    to_x_start,
+)
+from pipeline.diffusion.schedule import alpha_bar, strided_steps
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""``(x_t, t) -> output``: t is the forward step of each sample; output as the prediction says."""
+NoiseSource = Callable[[int], Tensor]
+"""Standard normal noise of sampling step i (0 is the start), shaped like the batch."""
+Threshold = Callable[[Tensor], Tensor]
+"""Keeps a predicted clean sample inside its range."""
+Variance = Literal["fixed_small", "fixed_large", "learned_range"]
+
+
+@dataclass(frozen=True)
+class Process:
+    """A trained diffusion process, ready to be run backwards."""
+
+    alpha_bar: Float[Tensor, " step"]
+    prediction: Prediction
+
+    @classmethod
+    def of(cls, config: DiffusionConfig) -> "Process":
+        """The process that a configuration describes."""
+        return cls(alpha_bar(config.schedule, config.num_steps), config.prediction)
+
+    def to(self, like: Tensor) -> "Process":
+        """The same process on the device of ``like``."""
+        return Process(self.alpha_bar.to(like.device), self.prediction)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One move from step t to an earlier step s."""
+
+    t: Int[Tensor, " batch"]
+    signal: Float[Tensor, " batch"]
+    signal_before: Float[Tensor, " batch"]
+    is_last: bool
+
+
+def seeded_noise(seeds: Sequence[int], shape: Sequence[int]) -> NoiseSource:
+    """Noise that depends on a sample's own seed and the step, not on its place in the batch.
+
+    Args:
+        seeds: One seed per sample, at least 0.
+        shape: Shape of one sample.
+    """
+
+    def draw(step: int) -> Float[Tensor, " batch *event"]:
+        generators = (np.random.Generator(np.random.Philox(key=[seed, step])) for seed in seeds)
+        rows = [
+            generator.standard_normal(tuple(shape), dtype=np.float32) for generator in generators
+        ]
+        return torch.from_numpy(np.stack(rows))
+
+    return draw
+
+
+def clip_to_unit(x_start: Float[Tensor, " batch *event"]) -> Float[Tensor, " batch *event"]:
+    """Static thresholding of pictures to [-1, 1] (Ho et al. 2020; Saharia et al. 2022 §2.3)."""
+    return x_start.clamp(-1, 1)
+
+
+def no_threshold(x_start: Float[Tensor, " batch *event"]) -> Float[Tensor, " batch *event"]:
+    """Leave the prediction as it is (embeddings)."""
+    return x_start
+
+
+def ddim_sample(
+    denoiser: Denoiser,
+    process: Process,
+    noise: NoiseSource,
+    num_sampling_steps: int,
+    *,
+    eta: float = 0.0,
+    threshold: Threshold = clip_to_unit,
+) -> Float[Tensor, " batch *event"]:
+    r"""Sample with DDIM; eta 0 is deterministic, eta 1 is ancestral sampling on the stride.
+
+    .. math:: x_s = \sqrt{\bar\alpha_s}\,\hat x_0 + \sqrt{1-\bar\alpha_s-\sigma^2}\,\hat\epsilon
+              + \sigma z, \quad \sigma = \eta\sqrt{\tfrac{1-\bar\alpha_s}{1-\bar\alpha_t}
+              \left(1-\tfrac{\bar\alpha_t}{\bar\alpha_s}\right)}
+
+    Source: Song et al. 2021 (DDIM), Eqs. 12 and 16. The noise is derived again from the
+    thresholded x_0, as ADM does.
+
+    Args:
+        denoiser: The network with its conditions bound.
+        process: Schedule and kind of output.
+        noise: Step 0 gives x_T, step i the noise added by move i.
+        num_sampling_steps: Network evaluations.
+        eta: Share of the ancestral noise, 0 to 1.
+        threshold: Applied to each predicted clean sample.
+    """
+    x_t = noise(0)
+    for index, step in enumerate(_steps(process, num_sampling_steps, x_t), start=1):
+        output = denoiser(x_t, step.t)
+        x_start = threshold(to_x_start(process.prediction, output, x_t, step.signal))
+        eps = to_eps(x_start, x_t, step.signal)
+        before = step.signal_before
+        variance = eta**2 * (1 - before) / (1 - step.signal) * (1 - step.signal / before)
+        direction = spread((1 - before - variance).clamp(min=0).sqrt(), x_t) * eps
+        x_t = spread(before.sqrt(), x_t) * x_start + direction
+        if eta > 0 and not step.is_last:
+            x_t = x_t + spread(variance.sqrt(), x_t) * noise(index).to(x_t)
+    return x_t
+
+
+def ddpm_sample(
+    denoiser: Denoiser,
+    process: Process,
+    noise: NoiseSource,
+    num_sampling_steps: int,
+    *,
+    variance: Variance = "fixed_small",
+    threshold: Threshold = clip_to_unit,
+) -> Float[Tensor, " batch *event"]:
+    """Ancestral sampling, on all steps or on an even stride of them.
+
+    Source: Ho et al. 2020, Algorithm 2; strided as in Nichol & Dhariwal 2021, §4.
+
+    Args:
+        denoiser: The network; with ``learned_range`` its output has twice the event's channels.
+        process: Schedule and kind of output.
+        noise: Step 0 gives x_T, step i the noise added by move i.
+        num_sampling_steps: Network evaluations.
+        variance: The posterior's, beta, or learned between the two.
+        threshold: Applied to each predicted clean sample.
+    """
+    x_t = noise(0)
+    for index, step in enumerate(_steps(process, num_sampling_steps, x_t), start=1):
+        output = denoiser(x_t, step.t)
+        prediction = output[:, : x_t.shape[1]]
+        x_start = threshold(to_x_start(process.prediction, prediction, x_t, step.signal))
+        mean, small = posterior(x_start, x_t, step.signal, step.signal_before)
+        if step.is_last:
+            return mean
+        if variance == "learned_range":
+            rest = output[:, x_t.shape[1] :]
+            std = (learned_log_variance(rest, step.signal, step.signal_before) / 2).exp()
+        else:
+            large = 1 - step.signal / step.signal_before
+            std = spread((small if variance == "fixed_small" else large).sqrt(), x_t)
+        x_t = mean + std * noise(index).to(x_t)
+    return x_t
+
+
+def dpm_solver_sample(
+    denoiser: Denoiser,
+    process: Process,
+    noise: NoiseSource,
+    num_sampling_steps: int,
+    *,
+    threshold: Threshold = clip_to_unit,
+) -> Float[Tensor, " batch *event"]:
+    r"""Sample with DPM-Solver++(2M): second order, for few steps; deterministic.
+
+    .. math:: x_s = \tfrac{\sigma_s}{\sigma_t} x_t - \alpha_s (e^{-h} - 1) D, \quad
+              D = (1 + \tfrac{1}{2r})\,\hat x_0^{(t)} - \tfrac{1}{2r}\,\hat x_0^{(u)}
+
+    with log signal-to-noise ratio :math:`\lambda = \log(\alpha/\sigma)`,
+    :math:`h = \lambda_s - \lambda_t`, and r the ratio of the step before to h. Source: Lu et al.
+    2022 (DPM-Solver++), Algorithm 2. The first and the last step are of first order.
+
+    Args:
+        denoiser: The network with its conditions bound.
+        process: Schedule and kind of output.
+        noise: Step 0 gives x_T; nothing else is asked.
+        num_sampling_steps: Network evaluations.
+        threshold: Applied to each predicted clean sample.
+    """
+    x_t = noise(0)
+    last_x_start, last_h = None, torch.zeros(())
+    for step in _steps(process, num_sampling_steps, x_t):
+        output = denoiser(x_t, step.t)
+        x_start = threshold(to_x_start(process.prediction, output, x_t, step.signal))
+        if step.is_last:
+            return x_start
+        signal, before = step.signal, step.signal_before
+        h = 0.5 * ((before / (1 - before)).log() - (signal / (1 - signal)).log())
+        direction = x_start
+        if last_x_start is not None:
+            weight = spread(h / (2 * last_h), x_t)
+            direction = (1 + weight) * x_start - weight * last_x_start
+        keep = spread(((1 - before) / (1 - signal)).sqrt(), x_t)
+        x_t = keep * x_t - spread(before.sqrt() * torch.expm1(-h), x_t) * direction
+        last_x_start, last_h = x_start, h
+    return x_t
+
+
+def _steps(process: Process, num_sampling_steps: int, x_t: Tensor) -> list[_Step]:
+    schedule = process.alpha_bar.to(x_t.device)
+    moves = strided_steps(len(schedule), num_sampling_steps).tolist()
+    steps = []
+    for t, before in zip(moves, [*moves[1:], -1], strict=True):
+        here = torch.full((len(x_t),), t, device=x_t.device)
+        there = torch.full_like(here, before)
+        steps.append(_Step(here, signal_at(schedule, here), signal_at(schedule, there), before < 0))
+    return steps

@@ -1,0 +1,163 @@
+"""Sizes of every network; plain numbers that import no torch.
+
+A configuration and a state dict together are a model: both lie in a weights file.
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.config import StrictModel
+
+VOCABULARY_SIZE = 49_408
+"""Entries of CLIP's byte-pair vocabulary."""
+CONTEXT_LENGTH = 77
+"""Tokens of a caption, start and end marks included."""
+
+
+def _check_heads(width: int, heads: int) -> None:
+    if width % heads:
+        raise ValueError(f"width={width} is not a multiple of heads={heads}")
+
+
+class VisionTowerConfig(StrictModel):
+    """CLIP's image encoder: a vision transformer."""
+
+    image_px: int = Field(ge=1)
+    """Side of the pictures it reads, pixels."""
+    patch_px: int = Field(ge=1)
+    """Side of one patch, pixels; divides ``image_px``."""
+    width: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    mlp_ratio: float = Field(default=4.0, gt=0)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "VisionTowerConfig":
+        if self.image_px % self.patch_px:
+            raise ValueError(
+                f"image_px={self.image_px} is not a multiple of patch_px={self.patch_px}"
+            )
+        _check_heads(self.width, self.heads)
+        return self
+
+
+class TextTowerConfig(StrictModel):
+    """CLIP's text encoder: a causal transformer."""
+
+    width: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    context_length: int = Field(default=CONTEXT_LENGTH, ge=2)
+    vocab_size: int = Field(default=VOCABULARY_SIZE, ge=2)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "TextTowerConfig":
+        _check_heads(self.width, self.heads)
+        return self
+
+
+class ClipConfig(StrictModel):
+    """CLIP with a vision transformer, in open_clip's layout."""
+
+    embed_dim: int = Field(ge=1)
+    """Dimensions of the joint embedding; export needs ``text.width == embed_dim``."""
+    vision: VisionTowerConfig
+    text: TextTowerConfig
+    quick_gelu: bool = False
+    """x·sigmoid(1.702 x) instead of the exact GELU: OpenAI's released weights use it."""
+
+
+class ClipShape(StrictModel):
+    """What the prior and the decoder must know of the CLIP they stand on."""
+
+    embed_dim: int = Field(ge=1)
+    text_width: int = Field(ge=1)
+    context_length: int = Field(default=CONTEXT_LENGTH, ge=2)
+
+
+class PriorConfig(StrictModel):
+    """Diffusion prior: caption → image embedding."""
+
+    clip: ClipShape
+    width: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    head_width: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "PriorConfig":
+        if self.width % self.head_width:
+            raise ValueError(
+                f"width={self.width} is not a multiple of head_width={self.head_width}"
+            )
+        return self
+
+
+class UNetConfig(StrictModel):
+    """ADM U-Net: channels per level, where it attends, how it is conditioned."""
+
+    channels: int = Field(ge=1)
+    """Channels of the first level; each level has ``channels · multiplier``."""
+    multipliers: tuple[int, ...] = Field(min_length=1)
+    res_blocks: int = Field(ge=1)
+    """Residual blocks per level."""
+    attention_levels: tuple[int, ...] = ()
+    """Indices of the levels that attend (0 is full resolution)."""
+    mid_attention: bool = True
+    head_width: int = Field(default=64, ge=1)
+    norm_groups: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    scale_shift: bool = True
+    """The timestep scales and shifts the second norm (ADM) instead of being added before it."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "UNetConfig":
+        widths = [self.channels * multiplier for multiplier in self.multipliers]
+        for width in widths:
+            if width % self.norm_groups:
+                raise ValueError(f"{width} channels do not divide into {self.norm_groups} groups")
+        attending = {widths[level] for level in self.attention_levels if level < len(widths)}
+        for width in attending | ({widths[-1]} if self.mid_attention else set()):
+            if width % self.head_width:
+                raise ValueError(f"{width} channels do not divide into heads of {self.head_width}")
+        if any(level >= len(widths) for level in self.attention_levels):
+            raise ValueError(
+                f"attention_levels={self.attention_levels} name a level beyond {len(widths) - 1}"
+            )
+        return self
+
+
+class DecoderConfig(StrictModel):
+    """CLIP-conditioned U-Net: image embedding and caption → small picture."""
+
+    clip: ClipShape
+    image_px: int = Field(ge=1)
+    """Side of the pictures it makes, pixels."""
+    unet: UNetConfig
+    context_width: int = Field(ge=1)
+    """Width of the tokens that attention reads beside the picture's own."""
+    num_image_tokens: int = Field(default=4, ge=1)
+    """Context tokens projected from z_img (paper §2.1: 4)."""
+    learned_variance: bool = False
+    """Three more output channels that interpolate the variance (Nichol & Dhariwal 2021)."""
+
+
+class UpsamplerConfig(StrictModel):
+    """Unconditional U-Net that reads a small picture and makes a larger one."""
+
+    low_px: int = Field(ge=1)
+    """Side of the small picture at full size, pixels."""
+    high_px: int = Field(ge=1)
+    """Side of the large picture at full size, pixels."""
+    unet: UNetConfig
+
+    @model_validator(mode="after")
+    def _grows(self) -> "UpsamplerConfig":
+        if self.high_px % self.low_px:
+            raise ValueError(f"high_px={self.high_px} is not a multiple of low_px={self.low_px}")
+        return self
+
+
+Stage = Literal["clip", "prior", "decoder", "upsampler"]
+"""Kinds of trained model; the word in a weights file's metadata."""

@@ -1,0 +1,160 @@
+"""Blocks that more than one network uses.
+
+Dimension names: ``batch``; ``token`` (sequence position); ``key`` (positions attended to);
+``width`` (features). Norms compute in float32 whatever the dtype of the activations.
+"""
+
+import math
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
+
+
+class LayerNorm32(nn.LayerNorm):
+    """Layer norm in float32; the result has the input's dtype."""
+
+    def forward(self, input: Float[Tensor, " *batch width"]) -> Float[Tensor, " *batch width"]:
+        """Normalise the last dimension."""
+        if input.dtype == torch.float32:
+            return super().forward(input)
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(
+            input.dtype
+        )
+
+
+class GroupNorm32(nn.GroupNorm):
+    """Group norm in float32; the result has the input's dtype (ADM's ``GroupNorm32``)."""
+
+    def forward(
+        self, input: Float[Tensor, " batch width *space"]
+    ) -> Float[Tensor, " batch width *space"]:
+        """Normalise each group of channels."""
+        if input.dtype == torch.float32:
+            return super().forward(input)
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.group_norm(input.float(), self.num_groups, weight, bias, self.eps).to(input.dtype)
+
+
+def zero_init(module: ModuleType) -> ModuleType:
+    """Set every parameter to zero, so that a residual branch starts as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def timestep_features(t: Int[Tensor, " batch"], width: int) -> Float[Tensor, " batch width"]:
+    r"""Sinusoidal features, cosines first: :math:`\cos(t\,\omega_i), \sin(t\,\omega_i)`.
+
+    with :math:`\omega_i = 10000^{-i/(width/2)}`. Source: Vaswani et al. 2017 §3.5 in ADM's form.
+
+    Args:
+        t: Forward steps, 0 to T - 1.
+        width: Even number of features.
+    """
+    half = width // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)
+    angles = t[:, None].float() * frequencies[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Sinusoidal features through two linear layers."""
+
+    def __init__(self, features: int, width: int) -> None:
+        """From ``features`` sinusoids to ``width`` features."""
+        super().__init__()
+        self.features = features
+        self.linear_1 = nn.Linear(features, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, t: Int[Tensor, " batch"]) -> Float[Tensor, " batch width"]:
+        """Embed each sample's step."""
+        features = timestep_features(t, self.features).to(self.linear_1.weight.dtype)
+        return self.linear_2(F.silu(self.linear_1(features)))
+
+
+def split_heads(
+    x: Float[Tensor, " batch token width"], head_width: int
+) -> Float[Tensor, " batch head token head_width"]:
+    """Cut the features into attention heads."""
+    return x.unflatten(-1, (-1, head_width)).transpose(1, 2)
+
+
+def merge_heads(
+    x: Float[Tensor, " batch head token head_width"],
+) -> Float[Tensor, " batch token width"]:
+    """Undo ``split_heads``."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class CausalSelfAttention(nn.Module):
+    """Causal attention with an optional key padding mask; projections are fused."""
+
+    def __init__(self, width: int, head_width: int) -> None:
+        """Attention with ``width / head_width`` heads."""
+        super().__init__()
+        self.head_width = head_width
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, " batch token width"],
+        mask: Bool[Tensor, " batch 1 token token"] | None,
+    ) -> Float[Tensor, " batch token width"]:
+        """Attend; ``mask`` is True where a key may be read and includes causality.
+
+        Without a mask the causal kernel runs, which materialises no square matrix.
+        """
+        q, k, v = (split_heads(part, self.head_width) for part in self.qkv(x).chunk(3, dim=-1))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return self.out(merge_heads(attended))
+
+
+class CausalBlock(nn.Module):
+    """Pre-norm transformer block with causal attention and a GELU feed-forward of 4 x width."""
+
+    def __init__(self, width: int, head_width: int) -> None:
+        """A block with ``width / head_width`` heads."""
+        super().__init__()
+        self.norm_1 = LayerNorm32(width)
+        self.attention = CausalSelfAttention(width, head_width)
+        self.norm_2 = LayerNorm32(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, " batch token width"],
+        mask: Bool[Tensor, " batch 1 token token"] | None,
+    ) -> Float[Tensor, " batch token width"]:
+        """Attend, then transform each token."""
+        x = x + self.attention(self.norm_1(x), mask)
+        return x + self.down(F.gelu(self.up(self.norm_2(x))))
+
+
+def causal_mask(readable: Bool[Tensor, " batch token"]) -> Bool[Tensor, " batch 1 token token"]:
+    """Causal mask that also hides padded keys; a token always reads itself.
+
+    Args:
+        readable: False for padding.
+    """
+    length = readable.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=readable.device).tril()
+    itself = torch.eye(length, dtype=torch.bool, device=readable.device)
+    return ((causal & readable[:, None, :]) | itself)[:, None]
+
+
+def token_mask(text_tokens: Int[Tensor, " batch token"]) -> Bool[Tensor, " batch token"]:
+    """True from the start mark to the end mark, False for the padding after it.
+
+    The end mark has the highest id of CLIP's vocabulary, hence the arg max.
+    """
+    end = text_tokens.argmax(dim=-1, keepdim=True)
+    return torch.arange(text_tokens.shape[1], device=text_tokens.device)[None] <= end

@@ -1,0 +1,141 @@
+"""Samples → batches of tensors: draws by position, stacking, and the parts of a step.
+
+A batch is the dictionary that the task's ``prepare`` makes, stacked per name.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline import draws
+from pipeline.errors import ConfigError
+from pipeline.results import read_result
+from pipeline.shards.curated import CuratedDataset
+from pipeline.shards.embedding_files import EmbeddedDataset
+from pipeline.shards.keep_list import KeepList
+from pipeline.shards.loader import Loader, Sample, ShardSource
+from pipeline.shards.sampler import Order
+from pipeline.training.config import TrainConfig
+from pipeline.training.tasks import Task
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class DataPlace:
+    """Where a training reads; small and picklable, opened by every worker for itself."""
+
+    curated_uri: str
+    keep: KeepList
+    embedded_uri: str | None = None
+
+    def source(self, task: Task, split: str, *, cache_bytes: int, open_shards: int) -> ShardSource:
+        """Open one split as a task wants to read it.
+
+        Raises:
+            ConfigError: The task needs embeddings, and there are none.
+        """
+        curated = CuratedDataset.open(self.curated_uri)
+        embedded = self._embedded(curated) if task.needs_embeddings else None
+        return ShardSource(
+            curated,
+            self.keep,
+            split,
+            view_px=task.view_px,
+            embedded=embedded,
+            cache_bytes=cache_bytes,
+            open_shards=open_shards,
+        )
+
+    def _embedded(self, curated: CuratedDataset) -> EmbeddedDataset:
+        result = read_result(self.embedded_uri) if self.embedded_uri else None
+        if result is None:
+            raise ConfigError("this task reads embeddings, but no finished embed stage is given")
+        return EmbeddedDataset(result, curated)
+
+
+class PositionDraws:
+    """``draws.generator(seed, purpose, position)`` for many positions, at a tenth of its cost.
+
+    One generator is set to the start of each position's stream (NumPy would otherwise gather
+    entropy for each that nobody uses); what `at` returned before is no longer valid.
+    """
+
+    def __init__(self, seed: int, purpose: str) -> None:
+        """Fix all but the position."""
+        self._bits = np.random.Philox(key=[draws.hash64(seed, purpose), 0])
+        self._generator = np.random.Generator(self._bits)
+        self._start: Any = self._bits.state
+        self._key = self._start["state"]["key"]
+
+    def at(self, position: int) -> np.random.Generator:
+        """The generator of one position."""
+        self._key[1] = position
+        self._bits.state = self._start
+        return self._generator
+
+
+def collate(task: Task, samples: list[Sample], seed: int, purpose: str) -> Batch:
+    """Prepare samples, each with the generator of its position, and stack them."""
+    generators = PositionDraws(seed, purpose)
+    rows = [task.prepare(sample, generators.at(sample.position)) for sample in samples]
+    return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One forward pass of a step on this worker."""
+
+    number: int
+    """The (first) micro-batch of the step: with the step it seeds dropout."""
+    batch: Batch
+    num_samples: int
+
+
+def step_parts(
+    task: Task, loader: Loader, config: TrainConfig, first_step: int, rank: int, world: int
+) -> Iterator[list[Part]]:
+    """The parts of every step from ``first_step`` on, for one worker, without end."""
+    step = first_step
+    while True:
+        groups = loader.micro_batches(step, rank, world)
+        if task.whole_batch:
+            samples = [sample for _, group in groups for sample in group]
+            groups = [(groups[0][0], sorted(samples, key=lambda sample: sample.position))]
+        yield [
+            Part(number, collate(task, group, config.seed, "sample"), len(group))
+            for number, group in groups
+        ]
+        step += 1
+
+
+def validation_parts(
+    task: Task,
+    source: ShardSource,
+    config: TrainConfig,
+    num_samples: int,
+    rank: int,
+    world: int,
+) -> list[Part]:
+    """This worker's rows of the same few held-out samples, with the same draws at every moment.
+
+    Every batch is dealt to all workers, since a contrastive loss looks across them; a last one
+    with fewer rows than workers is left out. Empty where the split has too few samples.
+    """
+    total = min(sum(source.counts), num_samples)
+    if total == 0:
+        return []
+    places = Order(source.counts, config.seed, 1).locate(np.arange(total, dtype=np.int64))
+    size = config.global_batch_size if task.whole_batch else config.micro_batch_size * world
+    parts = []
+    for start in range(0, total, size):
+        if min(size, total - start) < world:
+            continue
+        positions = range(start + rank, min(start + size, total), world)
+        samples = [source.sample(i, *places[i].tolist()) for i in positions]
+        parts.append(Part(start, collate(task, samples, config.seed, "validation"), len(samples)))
+    return parts

@@ -1,0 +1,149 @@
+"""What one training run is: the task, its length and its optimiser; imports no torch.
+
+Counts are in samples, so that a change of batch size or of workers moves no schedule.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.config import StrictModel
+from pipeline.diffusion.config import BlurConfig, BsrConfig, DiffusionConfig
+from pipeline.models.config import ClipConfig, DecoderConfig, PriorConfig, UpsamplerConfig
+
+
+class ClipTaskConfig(StrictModel):
+    """Contrastive training of CLIP on pictures and captions."""
+
+    type: Literal["clip"]
+    model: ClipConfig
+
+
+class PriorTaskConfig(StrictModel):
+    """Diffusion over image embeddings, given captions."""
+
+    type: Literal["prior"]
+    model: PriorConfig
+    diffusion: DiffusionConfig
+    caption_drop_prob: float = Field(default=0.1, ge=0, le=1)
+    """Share of samples trained with the empty caption (paper §2.2: 10 %)."""
+
+
+class DecoderTaskConfig(StrictModel):
+    """Diffusion over small pictures, given image embeddings and captions."""
+
+    type: Literal["decoder"]
+    model: DecoderConfig
+    diffusion: DiffusionConfig
+    view_px: int = Field(ge=1)
+    """Side of the stored view it reads, pixels; a multiple of ``model.image_px``."""
+    z_img_drop_prob: float = Field(default=0.1, ge=0, le=1)
+    """Share of samples without image embedding (paper §2.1: 10 %; §5.1 says 5 %)."""
+    caption_drop_prob: float = Field(default=0.5, ge=0, le=1)
+    """Share of samples trained with the empty caption (paper §2.1: 50 %)."""
+    max_loss_weight: float = Field(default=1.0, ge=1)
+    """Errors weigh min(1/alpha_bar, this): 1 is L_simple (the paper); larger values come close to
+    the loss in v (Salimans & Ho 2022 §4), which learns what is where from far fewer samples."""
+    vlb_weight: float = Field(default=0.001, ge=0)
+    """Weight of the variational bound when the variance is learned (Nichol & Dhariwal 2021)."""
+
+    @model_validator(mode="after")
+    def _view_fits(self) -> "DecoderTaskConfig":
+        if self.view_px % self.model.image_px:
+            raise ValueError(
+                f"view_px={self.view_px} is not a multiple of image_px={self.model.image_px}"
+            )
+        return self
+
+
+class UpsamplerTaskConfig(StrictModel):
+    """Diffusion over large pictures, given the degraded small one."""
+
+    type: Literal["upsampler"]
+    model: UpsamplerConfig
+    diffusion: DiffusionConfig
+    view_px: int = Field(ge=1)
+    """Side of the stored view it reads, pixels; a multiple of ``model.high_px``."""
+    crop_px: int = Field(ge=1)
+    """Side of the training crops of the large picture (paper §2.1: a quarter of the side)."""
+    degradation: BlurConfig | BsrConfig = Field(discriminator="type")
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> "UpsamplerTaskConfig":
+        if self.view_px % self.model.high_px:
+            raise ValueError(
+                f"view_px={self.view_px} is not a multiple of high_px={self.model.high_px}"
+            )
+        scale = self.model.high_px // self.model.low_px
+        if self.crop_px % scale or self.crop_px > self.model.high_px:
+            raise ValueError(
+                f"crop_px={self.crop_px} must be a multiple of the scale {scale} "
+                f"and at most high_px={self.model.high_px}"
+            )
+        return self
+
+
+TaskConfig = Annotated[
+    ClipTaskConfig | PriorTaskConfig | DecoderTaskConfig | UpsamplerTaskConfig,
+    Field(discriminator="type"),
+]
+
+
+class TrainExecution(StrictModel):
+    """How to run; no field here changes what comes out."""
+
+    num_workers: int = Field(ge=1)
+    """Training processes; each owns lanes of the data."""
+    threads: int = Field(ge=1)
+    """Torch threads per worker."""
+    checkpoint_every_s: float = Field(gt=0)
+    """Seconds between checkpoints."""
+
+
+class TrainConfig(StrictModel):
+    """Everything one training run needs beside its inputs."""
+
+    task: TaskConfig
+    samples: int = Field(ge=1)
+    """Length of the training, samples seen."""
+    global_batch_size: int = Field(ge=1)
+    """Samples per optimiser step, over all workers."""
+    micro_batch_size: int = Field(ge=1)
+    """Samples of one micro-batch; divides ``global_batch_size``."""
+    num_lanes: int = Field(ge=1)
+    """Fixed reading lanes of the data (contract 16); a multiple of the micro-batches per step."""
+    seed: int = Field(ge=0)
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate."""
+    warmup_samples: int = Field(default=0, ge=0)
+    """Samples over which the learning rate rises linearly from 0."""
+    decay: Literal["cosine", "none"]
+    """Course of the learning rate after the warm-up, down to 0 at ``samples``."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled; not applied to gains and biases."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    grad_clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of the whole gradient; none means no clipping."""
+    ema_decay: float = Field(ge=0, lt=1)
+    """Decay of the weights' moving average per step, after its own warm-up."""
+    profile: str
+    """Name of the keep-list that selects the samples: ``clip`` or ``generative``."""
+    execution: TrainExecution
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "TrainConfig":
+        if self.global_batch_size % self.micro_batch_size:
+            low = self.global_batch_size // self.micro_batch_size * self.micro_batch_size
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} is not a multiple of "
+                f"micro_batch_size={self.micro_batch_size}; use {low or self.micro_batch_size} "
+                f"or {low + self.micro_batch_size}"
+            )
+        micro_batches = self.global_batch_size // self.micro_batch_size
+        if self.num_lanes % micro_batches:
+            raise ValueError(
+                f"num_lanes={self.num_lanes} is not a multiple of the {micro_batches} "
+                "micro-batches of a step"
+            )
+        return self

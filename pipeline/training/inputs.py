@@ -1,0 +1,63 @@
+"""Results of earlier stages that a task stands on: a frozen CLIP, statistics of embeddings.
+
+Dimension names: ``batch``; ``token`` and ``kept`` (caption positions, all and computed); ``dim``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from pipeline.models.clip import ClipModel
+from pipeline.models.layers import token_mask
+from pipeline.models.presets import load_clip
+
+
+@dataclass(frozen=True)
+class TaskInputs:
+    """Results of earlier stages that a task stands on; never part of its configuration."""
+
+    clip_weights_uri: str | None = None
+    """Frozen CLIP whose text encoder the prior and the decoder read captions through."""
+    z_mean: tuple[float, ...] | None = None
+    """Mean of z_img over the training split, per dimension."""
+    z_std: tuple[float, ...] | None = None
+    """Standard deviation of z_img over the training split, per dimension."""
+
+
+class FrozenText:
+    """The frozen CLIP text encoder, loaded at first use and kept on the batch's device."""
+
+    def __init__(self, inputs: TaskInputs) -> None:
+        """Remember where the weights lie; nothing is read yet."""
+        self._uri = inputs.clip_weights_uri
+        self._clip: ClipModel | None = None
+
+    @torch.no_grad()
+    def __call__(
+        self, text_tokens: Int[Tensor, " batch token"]
+    ) -> tuple[
+        Float[Tensor, " batch dim"],
+        Float[Tensor, " batch kept width"],
+        Bool[Tensor, " batch kept"],
+    ]:
+        """Raw text embeddings, token states, and which states belong to the caption."""
+        if self._clip is None:
+            if self._uri is None:
+                raise ConfigError("this task reads captions: it needs the weights of a CLIP")
+            self._clip = load_clip(self._uri).requires_grad_(False).eval().to(text_tokens.device)
+        z_txt, states = self._clip.encode_text(text_tokens)
+        return z_txt, states, token_mask(text_tokens)[:, : states.shape[1]]
+
+
+def statistics(inputs: TaskInputs) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:
+    """Mean and standard deviation of z_img, which must have been given.
+
+    Deviations below 1e-4 of the largest are raised to it: a dimension that never varies stays 0.
+    """
+    if inputs.z_mean is None or inputs.z_std is None:
+        raise ConfigError("this task whitens z_img: it needs the statistics of the embeddings")
+    std = torch.tensor(inputs.z_std)
+    return torch.tensor(inputs.z_mean), std.clamp(min=1e-4 * float(std.max()))

@@ -1,0 +1,330 @@
+"""Train: one stage's loop under Ray Train, watched from the driver.
+
+Workers write checkpoints, metrics and pictures to the stage's folder and know neither MLflow nor
+each other's failures; the driver follows that folder while Ray keeps the worker group alive. A
+group that fails is started again and goes on from its newest complete checkpoint.
+"""
+
+import shutil
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer
+
+from pipeline import errors, storage
+from pipeline.config import semantic
+from pipeline.errors import DataError, PipelineError
+from pipeline.progress import Bar, Progress
+from pipeline.results import Result, StageOutput
+from pipeline.runtime import require_cpus
+from pipeline.shards.curated import CuratedDataset
+from pipeline.shards.embedding_files import EmbeddedDataset
+from pipeline.shards.keep_list import KeepList, keep_everything
+from pipeline.shards.select_config import SplitConfig
+from pipeline.shards.selection import keep_list
+from pipeline.training.batches import DataPlace
+from pipeline.training.config import TrainConfig
+from pipeline.training.inputs import TaskInputs
+from pipeline.training.loop import SUMMARY, WEIGHTS, train_loop
+from pipeline.training.settings import LoopSettings
+from pipeline.training.spool import STEP, SpoolTail, work_intervals
+from pipeline.training.tasks import build_task
+
+MAX_FAILURES = 3
+"""Failed worker groups that are started again within one call."""
+WATCH_EVERY_S = 0.5
+RAY_FOLDER = "ray"
+STOPPED = "stopped.json"
+"""What a worker found wrong, where it was one of our errors."""
+
+OnMetrics = Callable[[Sequence[Mapping[str, Any]]], Any]
+"""Takes spool records in order; records that were given before may come again after a restart."""
+OnGrid = Callable[[Path, int], Any]
+"""Takes a picture grid and its ``samples_seen``."""
+
+
+def train(
+    name: str,
+    config: TrainConfig,
+    inputs: Mapping[str, Result],
+    uri: str,
+    progress: Progress,
+    *,
+    split: SplitConfig,
+    on_metrics: OnMetrics,
+    on_grid: OnGrid,
+) -> StageOutput:
+    """Train one model from finished stages; resumes where an earlier call stopped.
+
+    Args:
+        name: The stage, such as ``prior``.
+        config: Its section.
+        inputs: ``curate``, and of ``clip``, ``embed`` and ``select`` what the model stands on.
+        uri: Folder of the stage.
+        progress: Where to tell people how far it is.
+        split: How clusters are split where there is no keep-list yet: CLIP's training.
+        on_metrics: Called with new metrics while training runs, in a thread of its own.
+        on_grid: Called with new picture grids, likewise.
+
+    Returns:
+        Content with weights, sizes and final metrics; the loops' work intervals.
+    """
+    started = time.time()
+    settings = settings_for(config, inputs, uri, split)
+    fit(settings, name, progress, on_metrics, on_grid)
+    intervals = [interval for interval in work_intervals(uri) if interval[0] >= started]
+    return StageOutput(_content(uri), intervals)
+
+
+def settings_for(
+    config: TrainConfig, inputs: Mapping[str, Result], uri: str, split: SplitConfig
+) -> LoopSettings:
+    """What the workers are told, checked as far as the driver can.
+
+    Raises:
+        ConfigError: A view or an input is missing.
+        DataError: An input is damaged or belongs to another data set.
+    """
+    curated = CuratedDataset(inputs["curate"])
+    embedded = inputs.get("embed")
+    data = DataPlace(
+        curated.uri, _keep_list(config, inputs, uri, split), embedded.uri if embedded else None
+    )
+    task = build_task(config.task, _task_inputs(inputs, curated))
+    if task.view_px is not None:
+        curated.require_view(task.view_px)
+    hashes = {name: result.manifest_hash for name, result in inputs.items()}
+    return LoopSettings(
+        config=config,
+        stage=config.task.type,
+        task=task,
+        data=data,
+        uri=uri,
+        published_config={**semantic(config), "inputs": hashes},
+    )
+
+
+def _keep_list(
+    config: TrainConfig, inputs: Mapping[str, Result], uri: str, split: SplitConfig
+) -> KeepList:
+    if "select" in inputs:
+        found = keep_list(inputs["select"], config.profile)
+        found.verify()
+        return found
+    target = storage.join(uri, "keep", f"{config.profile}.parquet")
+    return keep_everything(CuratedDataset(inputs["curate"]), split, target)
+
+
+def _task_inputs(inputs: Mapping[str, Result], curated: CuratedDataset) -> TaskInputs:
+    clip_uri = mean = std = None
+    if "clip" in inputs:
+        clip = inputs["clip"]
+        clip_uri = storage.join(clip.uri, clip.content["weights"]["name"])
+        found = storage.sha256_of(clip_uri)
+        if found != clip.content["weights"]["sha256"]:
+            raise DataError(f"{clip_uri} is not the file of its manifest; train CLIP again")
+    if "embed" in inputs:
+        mean, std = EmbeddedDataset(inputs["embed"], curated).statistics()
+    return TaskInputs(clip_weights_uri=clip_uri, z_mean=mean, z_std=std)
+
+
+def fit(
+    settings: LoopSettings,
+    name: str,
+    progress: Progress,
+    on_metrics: OnMetrics,
+    on_grid: OnGrid,
+) -> None:
+    """Run the loop under Ray Train until the weights are published.
+
+    Args:
+        settings: The run.
+        name: What people see beside the bar.
+        progress: Where to tell people how far it is.
+        on_metrics: Called with new metrics.
+        on_grid: Called with new picture grids.
+
+    Raises:
+        ConfigError: The cluster has too few CPUs.
+        PipelineError: What a worker found wrong.
+        KeyboardInterrupt: The user stopped it; checkpoints stay.
+    """
+    execution = settings.config.execution
+    require_cpus(execution.num_workers * execution.threads, f"training of {name}")
+    total = settings.num_steps * settings.config.global_batch_size
+    with progress.stage(name, total=total, unit="samples") as bar:
+        watcher = _Watcher(settings.uri, progress, bar, on_metrics, on_grid)
+        # A call that died after its last write finds everything done.
+        if not storage.exists(storage.join(settings.uri, SUMMARY)):
+            with watcher.running():
+                _run_workers(settings)
+        watcher.look()
+
+
+def _run_workers(settings: LoopSettings) -> None:
+    execution = settings.config.execution
+    folder = storage.join(settings.uri, RAY_FOLDER)
+    if storage.is_local(folder):
+        folder = str(storage.local_path(folder).absolute())
+        settings = replace(settings, uri=str(storage.local_path(settings.uri).absolute()))
+    trainer = TorchTrainer(
+        run_worker,
+        train_loop_config={"settings": settings},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=execution.num_workers, resources_per_worker={"CPU": execution.threads}
+        ),
+        run_config=ray.train.RunConfig(
+            # A new name each time: Ray would otherwise resume from a record of its own.
+            name=f"{settings.stage}-{uuid.uuid4().hex[:8]}",
+            storage_path=folder,
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
+    _remove_file(storage.join(settings.uri, STOPPED))
+    try:
+        with _interrupt_as_keyboard_interrupt():
+            trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise DataError(
+            f"training of {settings.stage} failed {MAX_FAILURES + 1} times: {error}; its "
+            "checkpoints stay: run the same command again"
+        ) from error
+    finally:
+        _remove_folder(folder)
+    error = _stopped(settings.uri)
+    if error is not None:
+        raise error
+
+
+def run_worker(told: dict[str, Any]) -> None:
+    """The function of every Ray Train worker.
+
+    An error of ours would come again after every restart, so it is left in the stage's folder
+    and the worker ends; the others notice that it is gone, find it there and end too.
+    """
+    context, settings = ray.train.get_context(), told["settings"]
+    try:
+        train_loop(settings, context.get_world_rank(), context.get_world_size())
+    except PipelineError as error:
+        _stop(settings.uri, error)
+        torch.distributed.destroy_process_group()
+    except RuntimeError:
+        if _stopped(settings.uri) is None:
+            raise
+
+
+@contextmanager
+def _interrupt_as_keyboard_interrupt() -> Iterator[None]:
+    """Ray Train takes Ctrl-C over, ends its workers and then exits with success; undo the last."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def _stop(uri: str, error: PipelineError) -> None:
+    storage.write_json(
+        storage.join(uri, STOPPED), {"kind": type(error).__name__, "message": str(error)}
+    )
+
+
+def _stopped(uri: str) -> PipelineError | None:
+    """The error of ours that ended the workers, or None."""
+    path = storage.join(uri, STOPPED)
+    if not storage.exists(path):
+        return None
+    found = storage.read_json(path)
+    return getattr(errors, found["kind"])(found["message"])
+
+
+def _remove_folder(folder: str) -> None:
+    if storage.is_local(folder):
+        shutil.rmtree(storage.local_path(folder), ignore_errors=True)
+    elif storage.exists(folder):
+        filesystem, path = fsspec.core.url_to_fs(folder)
+        filesystem.rm(path, recursive=True)
+
+
+def _remove_file(uri: str) -> None:
+    if storage.exists(uri):
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem.rm_file(path)
+
+
+def _content(uri: str) -> dict[str, Any]:
+    summary = storage.read_json(storage.join(uri, SUMMARY))
+    weights = storage.join(uri, WEIGHTS)
+    return {
+        "weights": {
+            "name": WEIGHTS,
+            "sha256": storage.sha256_of(weights),
+            "num_bytes": storage.size_of(weights),
+        },
+        **summary,
+    }
+
+
+class _Watcher:
+    """Follows a stage's folder from the driver: bar, metrics, pictures."""
+
+    def __init__(
+        self, uri: str, progress: Progress, bar: Bar, on_metrics: OnMetrics, on_grid: OnGrid
+    ) -> None:
+        self._tail, self._grids, self._seen = SpoolTail(uri), storage.join(uri, "grids"), set()
+        self._progress, self._bar = progress, bar
+        self._on_metrics, self._on_grid = on_metrics, on_grid
+        self._complained = False
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Look now and then while the block runs."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(WATCH_EVERY_S):
+                self.look()
+
+        thread = threading.Thread(target=watch, name="watch-training", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def look(self) -> None:
+        """Pass on what is new; a tracker that fails never stops a training."""
+        records = self._tail.new_records()
+        if records:
+            notes = {name: value for r in records for name, value in r.items() if name == "loss"}
+            self._bar.to(int(records[-1][STEP]), **notes)
+        try:
+            if records:
+                self._on_metrics(records)
+            self._pass_grids_on()
+        except Exception as error:
+            if not self._complained:
+                self._progress.say(f"tracking failed, training goes on: {error}")
+            self._complained = True
+
+    def _pass_grids_on(self) -> None:
+        for name in storage.list_names(self._grids):
+            if name in self._seen:
+                continue
+            self._seen.add(name)
+            path = storage.local_path(storage.join(self._grids, name))
+            self._on_grid(path, int(name.removesuffix(".png")))

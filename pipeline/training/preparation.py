@@ -1,0 +1,71 @@
+"""From a sample to the arrays of one training example; NumPy and Pillow only.
+
+Dimension names: ``side`` (pixels); ``event`` (shape of what is diffused).
+"""
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+from PIL import Image
+
+from pipeline.diffusion.config import DiffusionConfig
+from pipeline.errors import DataError
+from pipeline.models.tokenizer import pad, tokenizer
+from pipeline.shards.loader import Sample
+
+
+def picture(sample: Sample) -> UInt8[np.ndarray, " side side 3"]:
+    """The sample's picture, which must be there."""
+    if sample.image is None:
+        raise DataError(f"sample {sample.key} has no picture; this task reads a view")
+    return sample.image
+
+
+def embedding(sample: Sample) -> Float32[np.ndarray, " dim"]:
+    """The sample's raw image embedding, which must be there."""
+    if sample.z_img is None:
+        raise DataError(f"sample {sample.key} has no z_img; run the embed stage")
+    return np.asarray(sample.z_img, dtype=np.float32)
+
+
+def channels_first(
+    image: UInt8[np.ndarray, " height width 3"],
+) -> UInt8[np.ndarray, " 3 height width"]:
+    """As the networks read it."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+
+def shrunk(
+    image: UInt8[np.ndarray, " side side 3"], target_px: int
+) -> UInt8[np.ndarray, " target target 3"]:
+    """Box mean down to a side that divides the picture's own."""
+    factor, rest = divmod(len(image), target_px)
+    if rest or not factor:
+        raise DataError(f"a picture of side {len(image)} does not shrink to {target_px} evenly")
+    return image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
+
+
+def crop(
+    image: UInt8[np.ndarray, " side side 3"], top: int, left: int, size: int
+) -> UInt8[np.ndarray, " size size 3"]:
+    """A square part of the picture."""
+    return image[top : top + size, left : left + size]
+
+
+def caption_tokens(
+    sample: Sample, rng: np.random.Generator, drop_prob: float
+) -> Int64[np.ndarray, " 77"]:
+    """Ids of one caption drawn evenly, or of the empty caption with probability ``drop_prob``."""
+    index = int(rng.integers(len(sample.captions)))
+    if rng.random() < drop_prob:
+        return pad([tokenizer().encode("")])[0]
+    if sample.text_tokens:
+        return pad([sample.text_tokens[index].tolist()])[0]
+    return pad([tokenizer().encode(sample.captions[index])])[0]
+
+
+def diffusion_draws(
+    shape: tuple[int, ...], config: DiffusionConfig, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Step ``t``, uniform over the process, and standard normal noise ``eps``."""
+    t = np.array(rng.integers(config.num_steps), dtype=np.int64)
+    return {"t": t, "eps": rng.standard_normal(shape, dtype=np.float32)}

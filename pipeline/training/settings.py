@@ -1,0 +1,37 @@
+"""What every training worker is told: plain values that travel to its process."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.training.batches import DataPlace
+from pipeline.training.config import TrainConfig
+from pipeline.training.tasks import Task
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """One run; a field with a default changes no published weight."""
+
+    config: TrainConfig
+    stage: str
+    """Kind of model, for the weights file."""
+    task: Task
+    data: DataPlace
+    uri: str
+    """Folder of the stage."""
+    published_config: dict[str, Any] = field(default_factory=dict)
+    """What the weights file carries: the whole configuration that rebuilds the model."""
+    num_moments: int = 4
+    """Moments with validation loss and pictures, the end included."""
+    validation_samples: int = 256
+    keep_checkpoints: int = 2
+    max_nonfinite_steps: int = 5
+    """So many steps in a row without a finite gradient stop the run."""
+    cache_bytes: int = 1 << 30
+    """Memory per worker for shards and decoded pictures beyond the open shards."""
+    device: str = "cpu"
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps; the last one is whole even where ``samples`` ends within it."""
+        return -(-self.config.samples // self.config.global_batch_size)

@@ -1,0 +1,110 @@
+"""Training under Ray Train: any number of workers, killed workers, errors that people can read."""
+
+import io
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.errors import DataError
+from pipeline.progress import Progress
+from pipeline.runtime import RayConfig, prepare_environment, ray_session
+from pipeline.shards.loader import Loader
+from pipeline.shards.sampler import Order
+from pipeline.training import spool
+from pipeline.training.launch import fit
+from pipeline.training.loop import train_loop
+from tests.synthetic import (
+    DyingTask,
+    RegressionTask,
+    loop_settings,
+    make_dataset,
+    train_config,
+)
+
+# Ray warns of its own deprecations, which nobody here can mend.
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    prepare_environment()
+    with tempfile.TemporaryDirectory(prefix="ut") as folder:
+        place = make_dataset(Path(folder))
+        with ray_session(RayConfig(num_cpus=2)):
+            yield place
+
+
+def config(num_workers: int):
+    execution = {"num_workers": num_workers, "threads": 1, "checkpoint_every_s": 1e-9}
+    return train_config(execution=execution)
+
+
+def run(settings):
+    """Train under Ray; returns what the tracker and the picture store were given."""
+    records, grids = [], []
+    fit(
+        settings,
+        "test",
+        Progress(io.StringIO()),
+        on_metrics=records.extend,
+        on_grid=lambda path, step: grids.append((path, step)),
+    )
+    return records, grids
+
+
+def weights(settings):
+    return load_file(f"{settings.uri}/weights.safetensors")
+
+
+def test_two_workers_train_what_one_process_trains_and_the_driver_sees_it(dataset, tmp_path):
+    alone = loop_settings(dataset, tmp_path / "alone", config=config(1), task=WithoutDropout())
+    train_loop(alone)
+    pair = loop_settings(dataset, tmp_path / "pair", config=config(2), task=WithoutDropout())
+    records, grids = run(pair)
+    for name, value in weights(alone).items():
+        assert torch.allclose(weights(pair)[name], value, atol=1e-5), name
+    losses = {r["samples_seen"]: r["loss"] for r in records if "loss" in r}
+    expected = {r["samples_seen"]: r["loss"] for r in spool.read(alone.uri) if "loss" in r}
+    assert losses == pytest.approx(expected, abs=1e-5)
+    assert [step for _, step in grids] == [40, 80, 120, 160]
+    assert all(path.exists() for path, _ in grids)
+    assert not (tmp_path / "pair" / "ray").exists()
+
+
+def test_a_killed_worker_is_replaced_and_changes_no_bit(dataset, tmp_path):
+    whole = loop_settings(dataset, tmp_path / "whole", config=config(1))
+    train_loop(whole)
+    task = DyingTask(marker=str(tmp_path / "died"), at_call=17)
+    broken = loop_settings(dataset, tmp_path / "broken", config=config(1), task=task)
+    run(broken)
+    assert (tmp_path / "died").exists()
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(broken)[name], value), name
+    exact = ("samples_seen", "loss", "validation_loss")
+    curves = [
+        [{name: r[name] for name in exact if name in r} for r in spool.read(run.uri)]
+        for run in (whole, broken)
+    ]
+    assert curves[0] == curves[1]
+    assert len(spool.work_intervals(broken.uri)) == 2
+
+
+def test_an_error_of_ours_reaches_the_driver_as_itself(dataset, tmp_path):
+    settings = loop_settings(dataset, tmp_path / "bad", config=config(1))
+    source = dataset.source(settings.task, "train", cache_bytes=0, open_shards=4)
+    order = Order(source.counts, settings.config.seed, settings.config.num_lanes)
+    key = Loader(source, order, 8, 4).keys(0)[5]
+    task = RegressionTask(poison_key=key)
+    with pytest.raises(DataError, match=key):
+        run(replace(settings, task=task, max_nonfinite_steps=1))
+
+
+class WithoutDropout(RegressionTask):
+    def build(self):
+        model = super().build()
+        model.drop.p = 0.0
+        return model

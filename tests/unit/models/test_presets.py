@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from pipeline import checkpoints
+from pipeline.errors import CheckpointError
+from pipeline.models import presets
+from pipeline.models.config import ClipShape, PriorConfig
+
+CONFIG = PriorConfig(clip=ClipShape(embed_dim=8, text_width=8), width=16, layers=1, head_width=8)
+
+
+def publish(path, config=CONFIG):
+    model = presets.build_prior(config)
+    model.set_statistics(torch.ones(8), torch.full((8,), 3.0))
+    dump = {"model": config.model_dump(mode="json")}
+    checkpoints.export_weights(str(path), model.state_dict(), dump, "prior")
+    return model
+
+
+def test_published_weights_build_the_same_model(tmp_path):
+    model = publish(tmp_path / "prior.safetensors")
+    loaded = presets.load_prior(str(tmp_path / "prior.safetensors"))
+    assert loaded.config == CONFIG
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_weights_of_another_kind_are_refused(tmp_path):
+    publish(tmp_path / "prior.safetensors")
+    with pytest.raises(CheckpointError, match=r"prior\.safetensors"):
+        presets.load_decoder(str(tmp_path / "prior.safetensors"))
