@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import storage
+from pipeline.errors import ConfigError
 from pipeline.failpoints import failpoint
 
+INDEX = "run.json"
+"""In a run's output folder: its settings, and where each finished stage lies."""
 MANIFEST = "manifest.json"
 CIRCUMSTANCE = "circumstance.json"
 SCHEMA_VERSION = 1
@@ -48,6 +51,31 @@ def read_result(uri: str) -> Result | None:
     content = storage.read_bytes(path)
     manifest = storage.read_json(path)
     return Result(manifest["stage"], uri, manifest, hashlib.sha256(content).hexdigest())
+
+
+def read_index(run_uri: str) -> dict[str, Any]:
+    """The index of a run's output folder.
+
+    Raises:
+        ConfigError: The folder holds no run.
+    """
+    uri = storage.join(run_uri, INDEX)
+    if not storage.exists(uri):
+        raise ConfigError(f"{uri} does not exist: name the output_dir of a run")
+    index = storage.read_json(uri)
+    if not isinstance(index, dict) or not isinstance(index.get("stages"), dict):
+        raise ConfigError(f"{uri} is no run index: it names no stages")
+    return index
+
+
+def stage_places(run_uri: str) -> dict[str, str]:
+    """Folder of every finished stage of a run; the index holds them relative to the run.
+
+    Raises:
+        ConfigError: The folder holds no run.
+    """
+    stages = read_index(run_uri)["stages"]
+    return {name: storage.join(run_uri, place) for name, place in stages.items()}
 
 
 def publish_result(

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -24,8 +25,10 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # the hook slows every worker's start
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 s by default, paid by every report and end
+    "RAY_raylet_start_wait_time_s": "150",  # 30 s by default, too little beside other work
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # C++ notices would cut through the progress bars
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # silences a notice about CUDA_VISIBLE_DEVICES
     "NO_ALBUMENTATIONS_UPDATE": "1",  # img2dataset's dependency phones home at import otherwise
@@ -73,17 +76,15 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="up", dir=_short_temporary_folder()))
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
-        if submitted:
-            ray.init(**quiet)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=config.num_cpus or max(2, os.cpu_count() or 2),
-                object_store_memory=config.object_store_bytes,
-                include_dashboard=False,
-                _temp_dir=str(folder),
-                **quiet,
-            )
+        local = {
+            "address": "local",
+            "num_cpus": config.num_cpus or max(2, os.cpu_count() or 2),
+            "object_store_memory": config.object_store_bytes,
+            "include_dashboard": False,
+            "_temp_dir": str(folder),
+        }
+        with _silent_stderr():
+            ray.init(**({} if submitted else local), **quiet)
         # Ray's C++ put its own SIGTERM handler over Python's: put that back.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         _quiet_ray_data()
@@ -93,6 +94,20 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         ray.shutdown()
         _end(_ray_processes(children, folder))
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Ray's C++ announces its log level on file descriptor 2; what fails is raised anyway."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _short_temporary_folder() -> str:

@@ -9,10 +9,9 @@ import torch
 from pipeline import storage
 from pipeline.checkpoints import export_weights
 from pipeline.generation.config import GenerateConfig
-from pipeline.generation.run_stages import INDEX
 from pipeline.models.config import ClipConfig, DecoderConfig, PriorConfig, UpsamplerConfig
 from pipeline.models.presets import build_clip, build_decoder, build_prior, build_upsampler
-from pipeline.results import Result
+from pipeline.results import INDEX, Result
 from tests.synthetic import DIM, publish
 
 CLIP_SHAPE = {"embed_dim": DIM, "text_width": 8}

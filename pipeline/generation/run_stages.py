@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.generation.config import Sampling
-from pipeline.results import Result
+from pipeline.results import Result, read_index, stage_places
 
-INDEX = "run.json"
 UPSAMPLER = "upsampler_"
 _MODELS = ("clip", "prior", "decoder")
 
@@ -33,15 +30,12 @@ class RunStages:
 
     @classmethod
     def read(cls, run_uri: str) -> "RunStages":
-        """The stages that a run's ``run.json`` names; places may be relative to the run.
+        """The stages that a run's ``run.json`` names.
 
         Raises:
             ConfigError: No run there, or a stage of the stack is not finished.
         """
-        places = {
-            name: place if _is_absolute(place) else storage.join(run_uri, place)
-            for name, place in read_index(run_uri)["stages"].items()
-        }
+        places = stage_places(run_uri)
         return cls._of(places, run_uri)
 
     @classmethod
@@ -61,21 +55,6 @@ class RunStages:
         )
 
 
-def read_index(run_uri: str) -> dict[str, Any]:
-    """The index of a run's folder.
-
-    Raises:
-        ConfigError: The folder holds no run.
-    """
-    uri = storage.join(run_uri, INDEX)
-    if not storage.exists(uri):
-        raise ConfigError(f"{uri} does not exist: name the output_dir of a run")
-    index = storage.read_json(uri)
-    if not isinstance(index, dict) or not isinstance(index.get("stages"), dict):
-        raise ConfigError(f"{uri} is no run index: it names no stages")
-    return index
-
-
 def read_sampling(run_uri: str) -> Sampling:
     """How the run itself samples: its ``generate`` section.
 
@@ -88,10 +67,6 @@ def read_sampling(run_uri: str) -> Sampling:
         return Sampling.model_validate(known)
     except ValidationError as error:
         raise ConfigError(f"{run_uri}: its generate section is not understood: {error}") from error
-
-
-def _is_absolute(place: str) -> bool:
-    return "://" in place or place.startswith("/")
 
 
 def _low_px(name: str) -> int:

@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline import storage
 from pipeline.errors import DataError
 from pipeline.images.decode import open_rgb
+from pipeline.results import INDEX, stage_places
 from pipeline.shards import manifest
 
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif"})
@@ -165,14 +166,16 @@ class Dataset:
                 yield DatasetSample(raw.key, open_rgb(raw.image), raw.captions(), raw.metadata())
 
 
-def open_dataset(stage_uri: str, view_px: int | None = None) -> Dataset:
+def open_dataset(uri: str, view_px: int | None = None) -> Dataset:
     """Open a curated data set.
 
     Args:
-        stage_uri: Folder of a finished curate stage.
+        uri: Output folder of a run, or the folder of its finished curate stage.
         view_px: Side of the square views to read; None reads the pictures themselves.
 
     Raises:
         DataError: The folder holds no finished data set, or no views of that side.
     """
-    return Dataset(stage_uri, view_px)
+    if storage.exists(storage.join(uri, INDEX)):
+        uri = stage_places(uri).get("curate", uri)
+    return Dataset(uri, view_px)

@@ -1,0 +1,1 @@
+"""One command per stage, ``python -m jobs.<name> --config <file>``, and ``jobs.run`` for all."""

@@ -1,0 +1,191 @@
+"""The command line that all jobs share: options, exit codes, ``result.json``.
+
+Exit codes: 0 done, 2 usage or configuration, 3 a quality gate failed, 4 partial and resumable,
+75 try later.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import (
+    EXIT_OK,
+    EXIT_PARTIAL,
+    EXIT_USAGE,
+    BusyError,
+    ConfigError,
+    PipelineError,
+)
+
+if TYPE_CHECKING:
+    from pipeline.run_file import RunFile
+
+RESULT = "result.json"
+EPILOG = """exit codes: 0 done, 2 usage or configuration, 3 a quality gate failed,
+4 partial (the same command goes on), 75 try later. Everything for people goes to standard error;
+standard output ends with one JSON object."""
+
+Choose = Callable[["RunFile", argparse.Namespace], Sequence[str] | None]
+AddOptions = Callable[[argparse.ArgumentParser], None]
+
+
+def run_job(
+    description: str,
+    choose: Choose,
+    add_options: AddOptions | None = None,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Parse the command line, run the chosen stages of a run file, report; returns the exit code.
+
+    Args:
+        description: The job's docstring, shown by ``--help``.
+        choose: Run file and options → names of the stages to run, None for all.
+        add_options: Adds a job's own options.
+        arguments: The command line, ``sys.argv`` by default.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, help="YAML run file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b=value",
+        help="override one key of the run file; may be repeated",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved run, what is done, where outputs go; write nothing",
+    )
+    if add_options is not None:
+        add_options(parser)
+    options = parser.parse_args(arguments)
+    return _guarded(options, choose)
+
+
+def _guarded(options: argparse.Namespace, choose: Choose) -> int:
+    """Turn every way to end into an exit code, a message and ``result.json``."""
+    from pipeline.runtime import interruptible, prepare_environment
+
+    prepare_environment()
+    try:
+        with interruptible():
+            _stop_if_refused_before(options)
+            return _run(options, choose)
+    except ConfigError as error:
+        _say(f"ConfigError: {error}")
+        _record_refusal(options, str(error))
+        return EXIT_USAGE
+    except PipelineError as error:
+        _say(f"{type(error).__name__}: {error}")
+        if not isinstance(error, BusyError):
+            _record(options, error.exit_code, type(error).__name__, str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on where it stopped")
+        _record(options, EXIT_PARTIAL, "interrupted", "the same command goes on")
+        return EXIT_PARTIAL
+    except Exception as error:
+        _say(traceback.format_exc())
+        _say("unexpected; what is finished stays finished, the same command goes on")
+        _record(options, EXIT_PARTIAL, type(error).__name__, str(error))
+        return EXIT_PARTIAL
+
+
+def _run(options: argparse.Namespace, choose: Choose) -> int:
+    from pipeline.config import load_run
+    from pipeline.run_file import RunFile
+
+    run = load_run(RunFile, options.config, options.set)
+    chosen = choose(run, options)
+    if options.dry_run:
+        from pipeline.describe import describe_run
+
+        sys.stdout.write(describe_run(run, chosen))
+        return EXIT_OK
+
+    from pipeline.chain import run_chain
+    from pipeline.headline import failed_gates, headline
+    from pipeline.progress import Progress
+
+    summary = run_chain(run, Progress(), chosen)
+    line = headline(run, summary)
+    failed = failed_gates(summary)
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+    if failed is not None:
+        raise failed
+    _record(options, EXIT_OK, "done", "", line)
+    return EXIT_OK
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text.rstrip() + "\n")
+    sys.stderr.flush()
+
+
+def submitted() -> bool:
+    """Whether this process was started by ``ray job submit``."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def _raw_request(options: argparse.Namespace) -> dict[str, Any]:
+    """Run file and overrides as given, and the output folder they name, if they can be read."""
+    from pipeline.config import raw_values
+
+    request = {"text": "", "set": list(options.set), "output_dir": None}
+    with contextlib.suppress(OSError, ConfigError):
+        request["text"] = Path(options.config).read_text(encoding="utf-8", errors="replace")
+        request["output_dir"] = raw_values(options.config, options.set).get("output_dir")
+    return request
+
+
+def _record_refusal(options: argparse.Namespace, message: str) -> None:
+    """Under a job submission alone, so that a retrying operator finds the refusal."""
+    if not submitted() or options.dry_run:
+        return
+    from pipeline.identity import fingerprint
+
+    request = fingerprint(_raw_request(options))
+    _record(options, EXIT_USAGE, "refused", message, {"request": request})
+
+
+def _stop_if_refused_before(options: argparse.Namespace) -> None:
+    if not submitted():
+        return
+    from pipeline import storage
+    from pipeline.identity import fingerprint
+
+    request = _raw_request(options)
+    uri = storage.join(str(request["output_dir"]), RESULT)
+    if request["output_dir"] and storage.exists(uri):
+        before = storage.read_json(uri)
+        if before.get("request") == fingerprint(request):
+            raise ConfigError(before["message"])
+
+
+def _record(
+    options: argparse.Namespace,
+    exit_code: int,
+    status: str,
+    message: str,
+    more: dict[str, Any] | None = None,
+) -> None:
+    """Write ``result.json`` beside the outputs; without an output folder there is nowhere to."""
+    from pipeline import storage
+
+    with contextlib.suppress(OSError, PipelineError):
+        output_dir = _raw_request(options)["output_dir"]
+        if isinstance(output_dir, str) and (storage.exists(output_dir) or submitted()):
+            result = {"exit_code": exit_code, "status": status, "message": message, **(more or {})}
+            storage.write_json(storage.join(output_dir, RESULT), result)

@@ -1,0 +1,12 @@
+"""Embed every picture and caption of the shards with the run's CLIP.
+
+python -m jobs.embed --config jobs/configs/demo/run.yaml
+ray job submit --working-dir . -- python -m jobs.embed --config jobs/configs/demo/run.yaml
+"""
+
+import sys
+
+from jobs.command import run_job
+
+if __name__ == "__main__":
+    sys.exit(run_job(__doc__ or "", lambda run, options: ["embed"]))

@@ -1,0 +1,12 @@
+"""Choose from shards and embeddings the samples of each profile, and split them.
+
+python -m jobs.select --config jobs/configs/demo/run.yaml
+ray job submit --working-dir . -- python -m jobs.select --config jobs/configs/demo/run.yaml
+"""
+
+import sys
+
+from jobs.command import run_job
+
+if __name__ == "__main__":
+    sys.exit(run_job(__doc__ or "", lambda run, options: ["select"]))

@@ -1,0 +1,35 @@
+"""Train one model of a run file: clip, prior, decoder or one of the upsamplers.
+
+python -m jobs.train --config jobs/configs/demo/run.yaml --stage prior
+ray job submit --working-dir . -- python -m jobs.train --config ... --stage prior
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jobs.command import run_job
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.run_file import RunFile
+
+
+def add_stage(parser: argparse.ArgumentParser) -> None:
+    """The model to train."""
+    parser.add_argument(
+        "--stage", required=True, help="clip, prior, decoder, upsampler_<from>_<to>"
+    )
+
+
+def choose(run: "RunFile", options: argparse.Namespace) -> Sequence[str]:
+    """The one named training stage of the run file."""
+    stages = ["clip", "prior", "decoder", *(name for name, _ in run.upsampler_stages())]
+    if options.stage not in stages:
+        raise ConfigError(f"--stage {options.stage}: this run file trains {', '.join(stages)}")
+    return [options.stage]
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(__doc__ or "", choose, add_stage))

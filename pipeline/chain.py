@@ -1,0 +1,316 @@
+"""The stages of a run file in order: what is finished is skipped, what is not is run or resumed.
+
+Stateless: the chain may die at any time; it reads storage and goes on. Finished means that the
+folder named by a stage's identity holds a manifest (``results.py``); a stage whose inputs changed
+has another identity, hence another folder, so nothing is ever overwritten.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline import lease, results, storage
+from pipeline.config import semantic
+from pipeline.errors import ConfigError
+from pipeline.identity import fingerprint, stage_identity
+from pipeline.memory import PeakMemory
+from pipeline.progress import Progress
+from pipeline.results import Result, StageOutput
+from pipeline.run_file import RunFile
+from pipeline.run_report import REPORT, commit, write_report
+from pipeline.stages import Stage, Work, foreign_hashes, preflight, stages
+from pipeline.tracking import StageRun, Tracking, import_early
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage as it stands in storage."""
+
+    stage: Stage
+    identity: str | None
+    """None where an input is not finished, so that the identity cannot be known yet."""
+    uri: str | None
+    result: Result | None
+
+
+@dataclass
+class Summary:
+    """What one call of the chain did."""
+
+    results: dict[str, Result] = field(default_factory=dict)
+    work: list[tuple[float, float]] = field(default_factory=list)
+    """Unix times (s) between which stage functions worked, in this call."""
+    ran: list[str] = field(default_factory=list)
+    wall_s: float = 0.0
+    peak_pss_bytes: int = 0
+
+    @property
+    def orchestration_s(self) -> float:
+        """Wall time of this call in which no partition function or training loop ran."""
+        return max(0.0, self.wall_s - union_s(self.work))
+
+
+def union_s(intervals: Sequence[tuple[float, float]]) -> float:
+    """Length of the union of intervals, seconds."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(intervals):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+def plan(run: RunFile) -> list[Step]:
+    """Every stage with its identity as far as known, and its result where finished."""
+    steps: list[Step] = []
+    hashes = foreign_hashes(run)
+    for stage in stages(run):
+        identity = uri = result = None
+        if all(name in hashes for name in stage.inputs):
+            inputs = {name: hashes[name] for name in stage.inputs}
+            identity = stage_identity(stage.name, stage.version, stage.config, inputs)
+            uri = results.place(run.output_dir, stage.name, identity)
+            result = results.read_result(uri)
+        if result is not None:
+            hashes[stage.name] = result.manifest_hash
+        steps.append(Step(stage, identity, uri, result))
+    return steps
+
+
+def check_output_dir(run: RunFile) -> None:
+    """Refuse an output folder that another run file wrote.
+
+    Raises:
+        ConfigError: The folder holds another run, or files that no run wrote.
+    """
+    index_uri = storage.join(run.output_dir, results.INDEX)
+    if storage.exists(index_uri):
+        before = storage.read_json(index_uri)["config"]
+        changed = _changed_keys(before, _run_config(run))
+        if changed:
+            raise ConfigError(
+                f"{run.output_dir} belongs to another run: {', '.join(changed[:8])} differ; "
+                "choose another folder with --set output_dir=... or restore these values"
+            )
+    elif foreign := sorted(set(storage.list_names(run.output_dir)) - {lease.LEASE, "result.json"}):
+        raise ConfigError(
+            f"{run.output_dir} holds files that no run wrote ({', '.join(foreign[:3])}); "
+            "choose an empty folder with --set output_dir=..."
+        )
+
+
+def _run_config(run: RunFile) -> dict[str, Any]:
+    return {k: v for k, v in semantic(run).items() if k not in ("name", "output_dir")}
+
+
+def _changed_keys(before: Any, now: Any, path: str = "") -> list[str]:  # noqa: ANN401 - JSON
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            changed
+            for key in sorted({*before, *now})
+            for changed in _changed_keys(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if before == now else [path]
+
+
+def run_chain(run: RunFile, progress: Progress, only: Sequence[str] | None = None) -> Summary:
+    """Run what is not finished, in order.
+
+    Args:
+        run: The run file.
+        progress: Where to tell people how far it is.
+        only: Names of the stages to run; their inputs must be finished. All by default.
+
+    Raises:
+        ConfigError: The output folder belongs to another run, or an input is not finished.
+        BusyError: Another live run holds the output folder.
+    """
+    started = time.time()
+    check_output_dir(run)
+    wanted = {step.stage.name for step in plan(run)} if only is None else set(only)
+    summary = Summary()
+    with ExitStack() as stack:
+        peak = stack.enter_context(PeakMemory())
+        session = _Session(run, progress, summary, stack)
+        for index in range(len(stages(run))):
+            step = plan(run)[index]
+            if step.result is None and step.stage.name in wanted:
+                step = session.execute(step, peak)
+            if step.result is None:
+                continue
+            if step.stage.name in wanted and step.stage.name not in summary.ran:
+                progress.say(f"{step.stage.name}: finished before, {step.uri}")
+            summary.results[step.stage.name] = step.result
+        if "evaluate" in summary.ran:
+            progress.say(f"report: {write_report(run, summary.results)}")
+        peak.mark()
+        summary.peak_pss_bytes = peak.peak_bytes
+    summary.wall_s = time.time() - started
+    return summary
+
+
+class _Session:
+    """What running stages needs, opened when the first unfinished stage is met."""
+
+    def __init__(
+        self, run: RunFile, progress: Progress, summary: Summary, stack: ExitStack
+    ) -> None:
+        self._run, self._progress, self._summary, self._stack = run, progress, summary, stack
+        self._tracking: Tracking | None = None
+
+    def execute(self, step: Step, peak: PeakMemory) -> Step:
+        summary = self._summary
+        if step.identity is None or step.uri is None:
+            missing = [name for name in step.stage.inputs if name not in summary.results]
+            raise ConfigError(
+                f"stage {step.stage.name} needs {', '.join(missing)}, not finished in "
+                f"{self._run.output_dir}; run python -m jobs.run, or the missing stages first"
+            )
+        if self._tracking is None:
+            self._tracking = self._open()
+        inputs = {n: summary.results[n] for n in step.stage.inputs if n in summary.results}
+        self._progress.say(f"{step.stage.name}: {step.uri}")
+        storage.remove_temporary(step.uri)
+        peak.mark()
+        started = time.time()
+        with self._stage_run(step, inputs) as stage_run:
+            work = Work(step.uri, inputs, self._run, self._progress, stage_run)
+            output = step.stage.run(work)
+            result = self._publish(step, inputs, output, stage_run, started, peak.mark())
+            stage_run.finish("FINISHED", numbers(output.content), _artifacts(result))
+        summary.work += [interval for interval in output.work if interval[0] >= started]
+        summary.ran.append(step.stage.name)
+        self._progress.say(f"{step.stage.name}: done in {time.time() - started:.0f} s")
+        self._write_index({**summary.results, step.stage.name: result})
+        return Step(step.stage, step.identity, step.uri, result)
+
+    def _open(self) -> Tracking:
+        from pipeline.runtime import ray_session
+
+        preflight(self._run)
+        import_early()
+        self._stack.enter_context(lease.hold(self._run.output_dir))
+        self._write_index(self._summary.results)
+        self._stack.enter_context(ray_session(self._run.execution.ray))
+        config = self._run.execution.tracking
+        _refuse_sqlite_on_several_nodes(config.uri)
+        tracking = Tracking(config, self._run.output_dir, self._run.name)
+        self._stack.push(self._close_tracking)
+        return tracking
+
+    def _close_tracking(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._tracking is not None
+        status = "FINISHED" if kind is None else "FAILED"
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            status = "KILLED"
+        final = self._summary.results.get("evaluate")
+        report = Path(storage.join(self._run.output_dir, REPORT))
+        artifacts = [path for path in [report] if path.exists()]
+        self._tracking.finish(status, numbers(final.content) if final else {}, artifacts)
+
+    @contextmanager
+    def _stage_run(self, step: Step, inputs: dict[str, Result]) -> Iterator[StageRun]:
+        assert self._tracking is not None
+        assert step.identity is not None
+        tags = {f"input.{name}": result.manifest_hash for name, result in inputs.items()}
+        for name, result in inputs.items():
+            run_id = circumstance(result).get("mlflow_run_id")
+            if run_id:
+                tags[f"upstream.{name}"] = run_id
+        run = self._tracking.stage(step.stage.name, step.identity, {**tags, "commit": commit()})
+        run.log_config(semantic(step.stage.config))
+        try:
+            yield run
+        except BaseException as error:
+            run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", {}, [])
+            raise
+
+    def _publish(
+        self,
+        step: Step,
+        inputs: dict[str, Result],
+        output: StageOutput,
+        stage_run: StageRun,
+        started: float,
+        peak_pss_bytes: int,
+    ) -> Result:
+        assert step.uri is not None
+        assert step.identity is not None
+        hashes = {name: result.manifest_hash for name, result in inputs.items()}
+        foreign = foreign_hashes(self._run)
+        hashes |= {name: foreign[name] for name in step.stage.inputs if name in foreign}
+        return results.publish_result(
+            step.uri,
+            stage=step.stage.name,
+            identity=step.identity,
+            config=semantic(step.stage.config),
+            inputs=hashes,
+            content=output.content,
+            circumstance={
+                "started_s": started,
+                "ended_s": time.time(),
+                "work_s": union_s(output.work),
+                "peak_pss_bytes": peak_pss_bytes,
+                "mlflow_run_id": stage_run.run_id,
+                "commit": commit(),
+            },
+        )
+
+    def _write_index(self, finished: dict[str, Result]) -> None:
+        """``run.json``: whose folder this is, and where each stage's result lies below it."""
+        base = self._run.output_dir.rstrip("/") + "/"
+        config = _run_config(self._run)
+        places = {name: result.uri.removeprefix(base) for name, result in finished.items()}
+        upsamplers = [name for name, _ in self._run.upsampler_stages() if name in places]
+        index = {
+            "name": self._run.name,
+            "identity": fingerprint(config),
+            "config": config,
+            "stages": places,
+            "upsamplers": upsamplers,
+        }
+        storage.write_json(storage.join(self._run.output_dir, results.INDEX), index)
+
+
+def circumstance(result: Result) -> dict[str, Any]:
+    """Times, memory and run id of a finished stage."""
+    uri = storage.join(result.uri, results.CIRCUMSTANCE)
+    return storage.read_json(uri) if storage.exists(uri) else {}
+
+
+def numbers(content: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The plain numbers of a manifest's content, by dotted name: a stage's headline metrics."""
+    found: dict[str, float] = {}
+    for name, value in content.items():
+        if isinstance(value, bool | str) or value is None:
+            continue
+        if isinstance(value, int | float):
+            found[prefix + name] = float(value)
+        elif isinstance(value, dict) and len(value) <= 40:
+            found |= numbers(value, f"{prefix}{name}.")
+    return found
+
+
+def _artifacts(result: Result) -> list[Path]:
+    """Files small or important enough to be kept with the MLflow run."""
+    names = ["manifest.json", "weights.safetensors", "evaluation.json"]
+    paths = [storage.local_path(storage.join(result.uri, name)) for name in names]
+    return [path for path in paths if path.exists()]
+
+
+def _refuse_sqlite_on_several_nodes(uri: str) -> None:
+    import ray
+
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    if uri == "sqlite" and nodes > 1:
+        raise ConfigError(
+            f"execution.tracking.uri=sqlite on a cluster of {nodes} nodes; name an MLflow server"
+        )

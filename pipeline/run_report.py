@@ -1,0 +1,47 @@
+"""The report of a run: what the run file and the tracker know joins what the stages left behind."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline import storage
+from pipeline.results import Result
+from pipeline.run_file import RunFile
+from pipeline.tracking import store_uri
+
+REPORT = "report.html"
+
+
+def write_report(run: RunFile, results: Mapping[str, Result]) -> str:
+    """Write the run's report beside its stages and return its place."""
+    from pipeline.evaluation.collect import RunDescription, write_run_report
+    from pipeline.training import spool
+
+    stages = ["clip", "prior", "decoder", *(name for name, _ in run.upsampler_stages())]
+    facts = [
+        ("Commit", commit()[:12]),
+        ("Output", run.output_dir),
+        ("Machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"),
+        ("MLflow", store_uri(run.execution.tracking, run.output_dir)),
+    ]
+    description = RunDescription(
+        title=run.name,
+        subtitle="From web addresses to generated pictures",
+        facts=facts,
+        records={name: spool.read(results[name].uri) for name in stages if name in results},
+    )
+    uri = storage.join(run.output_dir, REPORT)
+    write_run_report(description, results, uri)
+    return uri
+
+
+def commit() -> str:
+    """The checkout's commit, recorded but never compared; ``unknown`` outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
