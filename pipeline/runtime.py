@@ -27,6 +27,9 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # 2 s by default, paid by every report and end
     "RAY_raylet_start_wait_time_s": "150",  # 30 s by default, too little beside other work
     "RAY_TRAIN_V2_ENABLED": "1",
+    # One process less per training; SIGTERM is answered by the job itself.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # C++ notices would cut through the progress bars
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",

@@ -1,4 +1,5 @@
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -109,3 +110,20 @@ def test_every_failpoint_has_its_own_name():
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("failpoint"):
                 names.append(ast.literal_eval(node.args[0]))
     assert len(names) == len(set(names)) > 5
+
+
+def test_the_public_python_surface_is_what_the_readme_says():
+    block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    imports = [n for n in ast.parse(block.group(1)).body if isinstance(n, ast.ImportFrom)]
+    names = {f"{node.module}.{alias.name}" for node in imports for alias in node.names}
+    assert names == {
+        "pipeline.config.load_run",
+        "pipeline.generation.unclip.UnCLIP",
+        "pipeline.run_file.RunFile",
+        "pipeline.shards.reader.open_dataset",
+    }
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        found = getattr(importlib.import_module(module), attribute)
+        assert found.__doc__, f"{name} has no docstring"

@@ -92,8 +92,9 @@ TaskConfig = Annotated[
 class TrainExecution(StrictModel):
     """How to run; no field here changes what comes out."""
 
-    num_workers: int = Field(ge=1)
-    """Training processes; each owns lanes of the data."""
+    num_workers: int = Field(ge=0)
+    """Training processes; each owns lanes of the data. 0 trains inside the job's own process, which
+    spares the minute that a worker group takes to start on a small machine."""
     threads: int = Field(ge=1)
     """Torch threads per worker."""
     checkpoint_every_s: float = Field(gt=0)

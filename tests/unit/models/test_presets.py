@@ -29,3 +29,27 @@ def test_weights_of_another_kind_are_refused(tmp_path):
     publish(tmp_path / "prior.safetensors")
     with pytest.raises(CheckpointError, match=r"prior\.safetensors"):
         presets.load_decoder(str(tmp_path / "prior.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("build", "config", "millions"),
+    [
+        (presets.build_clip, presets.DEMO_CLIP, 3.69),
+        (presets.build_prior, presets.DEMO_PRIOR, 0.870),
+        (presets.build_decoder, presets.DEMO_DECODER, 0.882),
+        (presets.build_upsampler, presets.DEMO_UPSAMPLER_16_64, 0.192),
+        (presets.build_upsampler, presets.DEMO_UPSAMPLER_64_256, 0.184),
+    ],
+)
+def test_demo_presets_have_the_stated_size(build, config, millions):
+    with torch.device("meta"):
+        model = build(config)
+    assert presets.num_parameters(model) == pytest.approx(millions * 1e6, rel=0.01)
+
+
+def test_demo_presets_fit_together():
+    shape = presets.clip_shape(presets.DEMO_CLIP)
+    assert presets.DEMO_PRIOR.clip == presets.DEMO_DECODER.clip == shape
+    assert presets.DEMO_CLIP.text.width == presets.DEMO_CLIP.embed_dim
+    assert presets.DEMO_DECODER.image_px == presets.DEMO_UPSAMPLER_16_64.low_px
+    assert presets.DEMO_UPSAMPLER_16_64.high_px == presets.DEMO_UPSAMPLER_64_256.low_px
