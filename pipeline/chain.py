@@ -144,6 +144,8 @@ def run_chain(run: RunFile, progress: Progress, only: Sequence[str] | None = Non
             if step.stage.name in wanted and step.stage.name not in summary.ran:
                 progress.say(f"{step.stage.name}: finished before, {step.uri}")
             summary.results[step.stage.name] = step.result
+        if summary.ran:
+            session.write_index(summary.results)  # with the stages after the last that ran
         if "evaluate" in summary.ran:
             progress.say(f"report: {write_report(run, summary.results)}")
         peak.mark()
@@ -184,7 +186,7 @@ class _Session:
         summary.work += [interval for interval in output.work if interval[0] >= started]
         summary.ran.append(step.stage.name)
         self._progress.say(f"{step.stage.name}: done in {time.time() - started:.0f} s")
-        self._write_index({**summary.results, step.stage.name: result})
+        self.write_index({**summary.results, step.stage.name: result})
         return Step(step.stage, step.identity, step.uri, result)
 
     def _open(self) -> Tracking:
@@ -193,7 +195,7 @@ class _Session:
         preflight(self._run)
         import_early()
         self._stack.enter_context(lease.hold(self._run.output_dir))
-        self._write_index(self._summary.results)
+        self.write_index(self._summary.results)
         self._stack.enter_context(ray_session(self._run.execution.ray))
         config = self._run.execution.tracking
         _refuse_sqlite_on_several_nodes(config.uri)
@@ -264,7 +266,7 @@ class _Session:
             },
         )
 
-    def _write_index(self, finished: dict[str, Result]) -> None:
+    def write_index(self, finished: dict[str, Result]) -> None:
         """``run.json``: whose folder this is, and where each stage's result lies below it."""
         base = self._run.output_dir.rstrip("/") + "/"
         config = _run_config(self._run)

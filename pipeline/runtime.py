@@ -165,7 +165,7 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def require_cpus(wanted: float, purpose: str) -> None:
+def require_cpus(wanted: int | float, purpose: str) -> None:
     """Refuse a graph that would wait for ever because it wants more CPUs than there are.
 
     Raises:

@@ -30,10 +30,10 @@ def tiny_run(folder):
     run["clip"]["task"]["model"]["vision"] |= {"width": 32, "layers": 1, "heads": 1}
     run["clip"]["task"]["model"]["text"] |= {"layers": 1, "heads": 1}
     for section in [run["clip"], run["prior"], run["decoder"], *run["upsamplers"]]:
-        section |= {"samples": 128, "global_batch_size": 32, "micro_batch_size": 16}
+        section |= {"samples": 96, "global_batch_size": 32, "micro_batch_size": 16}
         section |= {"num_lanes": 2, "warmup_samples": 0}
-        section["execution"]["num_workers"] = 1
-    run["clip"]["execution"]["num_workers"] = 2
+        section["execution"] |= {"num_workers": 0, "threads": 1}
+    run["clip"]["execution"]["num_workers"] = 2  # the contrast needs both workers' batches
     run["generate"] |= {"num_pictures": 8, "pictures_per_shard": 8, "batch_size": 8}
     run["generate"]["prior"] = {"num_steps": 2}
     run["generate"]["decoder"] = {"num_steps": 2}
