@@ -1,8 +1,8 @@
 """Web archives (WARC) → candidates: every ``<img>`` of every page, with its text and its page.
 
 Of one ``<img>`` one address is taken, because it shows one picture: ``data-src`` where a script
-loads the picture later, else ``src``, else the first of ``srcset``; ``data:`` values are
-placeholders and are passed over. The text is ``alt``, or ``title`` where ``alt`` is empty.
+loads the picture later, else ``src``, else the first of ``srcset``; ``data:`` values stand
+in for it and are passed over. The text is ``alt``, or ``title`` where ``alt`` is empty.
 Addresses are made absolute against ``<base>`` and the page; the HTML parser unescapes entities
 once. A page that opts out (``opt_outs``) gives nothing, before any request is sent.
 

@@ -130,11 +130,10 @@ def _literal(host: str) -> Address | None:
     """
     try:
         return ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        pass
-    if NUMERIC_LABEL.fullmatch(host.rsplit(".", 1)[-1]):
-        raise RefusedAddressError(f"{host} is an address in an unusual spelling")
-    return None
+    except ValueError as error:
+        if NUMERIC_LABEL.fullmatch(host.rsplit(".", 1)[-1]):
+            raise RefusedAddressError(f"{host} is an address in an unusual spelling") from error
+        return None
 
 
 class GuardedResolver(AbstractResolver):

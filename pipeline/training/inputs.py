@@ -22,9 +22,9 @@ class TaskInputs:
     clip_weights_uri: str | None = None
     """Frozen CLIP whose text encoder the prior and the decoder read captions through."""
     z_mean: tuple[float, ...] | None = None
-    """Mean of z_img over the training split, per dimension."""
+    """Mean of z_img over all embedded pictures, per dimension."""
     z_std: tuple[float, ...] | None = None
-    """Standard deviation of z_img over the training split, per dimension."""
+    """Standard deviation of z_img over all embedded pictures, per dimension."""
 
 
 class FrozenText:

@@ -94,7 +94,7 @@ def test_a_picture_that_is_loaded_later_gives_its_real_address(tmp_path, attribu
     assert pairs(found) == [(f"http://site.example/blog/{expected}", "x")]
 
 
-def test_placeholders_alone_are_invalid_addresses(tmp_path):
+def test_a_data_value_alone_is_an_invalid_address(tmp_path):
     found = read_page(tmp_path, "<img src='data:image/gif;base64,AA' alt=x>")
     assert found.dropped == {"invalid_url": 1}
 
