@@ -109,13 +109,13 @@ def _run(options: argparse.Namespace, choose: Choose) -> int:
     run = load_run(RunFile, options.config, options.set)
     chosen = choose(run, options)
     if options.dry_run:
-        from pipeline.describe import describe_run
+        from pipeline.chain.describe import describe_run
 
         sys.stdout.write(describe_run(run, chosen))
         return EXIT_OK
 
-    from pipeline.chain import run_chain
-    from pipeline.headline import failed_gates, headline
+    from pipeline.chain.headline import failed_gates, headline
+    from pipeline.chain.run import run_chain
     from pipeline.progress import Progress
 
     summary = run_chain(run, Progress(), chosen)

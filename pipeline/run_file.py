@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from pipeline import storage
 from pipeline.candidates.config import UrlTableConfig, WarcConfig
 from pipeline.config import StrictModel
-from pipeline.curation_config import CurateConfig
+from pipeline.curation.config import CurateConfig
 from pipeline.demo.config import SmallWebConfig
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.generation.config import GenerateConfig
@@ -38,8 +39,9 @@ class RunFile(StrictModel):
 
     name: str
     """Name of the run in MLflow and in the report."""
-    output_dir: str
-    """Folder (or URI) that holds everything the run writes."""
+    output_dir: Annotated[str, AfterValidator(storage.absolute)]
+    """Folder (or URI) that holds everything the run writes; a relative one is made absolute, since
+    workers have working directories of their own."""
     candidates: Candidates
     queries: QueriesConfig
     curate: CurateConfig

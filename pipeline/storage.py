@@ -45,6 +45,11 @@ def local_path(uri: str) -> Path:
     return Path(uri.removeprefix("file://"))
 
 
+def absolute(uri: str) -> str:
+    """The same place, named so that a process in another working directory finds it."""
+    return str(local_path(uri).absolute()) if is_local(uri) else uri
+
+
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
     if is_local(uri):

@@ -5,7 +5,6 @@ pictures with their nearest training pictures), ``work/*.json`` (one file per fi
 """
 
 import functools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from pipeline.evaluation.judges import TestedJudge, judge_confusions
 from pipeline.evaluation.metrics import Estimate, normal_mean
 from pipeline.evaluation.protocols import Estimates, Read
 from pipeline.evaluation.tasks import JudgeShard, NearestInShard, TaskRow
+from pipeline.partitions import map_partitions
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.shards.curated import CuratedDataset
@@ -161,20 +161,13 @@ def _run(work: Mapping[str, TaskRow]) -> Iterator[tuple[str, dict[str, Any]]]:
     waiting = {name: row for name, row in work.items() if not storage.exists(row.result_uri)}
     for name in work.keys() - waiting.keys():
         yield name, work[name].run()
-    if not waiting:
-        return
-    import ray.data
-
     rows = [{"name": name} for name in waiting]
-    # A module's function, not a closure: it must survive pickling under a type checker's wrapper.
-    task = functools.partial(_run_row, waiting)
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(task, num_cpus=1)
-    for row in dataset.iter_rows():
-        yield row["name"], json.loads(row["result"])
+    for done in map_partitions(functools.partial(_run_row, work=waiting), rows):
+        yield done["name"], done["result"]
 
 
-def _run_row(work: Mapping[str, TaskRow], row: dict[str, Any]) -> dict[str, Any]:
-    return {"name": row["name"], "result": json.dumps(work[row["name"]].run())}
+def _run_row(row: dict[str, Any], work: Mapping[str, TaskRow]) -> dict[str, Any]:
+    return {"name": row["name"], "result": work[row["name"]].run()}
 
 
 def _metrics(

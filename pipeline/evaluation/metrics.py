@@ -62,19 +62,6 @@ def proportion(successes: int, num: int) -> Estimate:
     return Estimate(share, low, high, num)
 
 
-def difference_of_proportions(first: Estimate, second: Estimate) -> Estimate:
-    r"""``first - second`` of two independent shares with Newcombe's hybrid score interval.
-
-    .. math:: d - \sqrt{(p_1-l_1)^2 + (u_2-p_2)^2},\; d + \sqrt{(u_1-p_1)^2 + (p_2-l_2)^2}
-
-    Source: Newcombe 1998, method 10. For paired pictures the interval is wider than needed.
-    """
-    change = first.value - second.value
-    down = math.hypot(first.value - first.low95, second.high95 - second.value)
-    up = math.hypot(first.high95 - first.value, second.value - second.low95)
-    return Estimate(change, change - down, change + up, min(first.num, second.num))
-
-
 def normal_mean(values: Float[np.ndarray, " picture"]) -> Estimate:
     """A mean with ``± 1.96 s / √n``; for 30 or more values of bounded spread.
 

@@ -32,7 +32,7 @@ class Sample:
     image: UInt8[np.ndarray, " side side 3"] | None
     """The view's picture, RGB; None where the task reads no picture."""
     captions: tuple[str, ...]
-    text_tokens: tuple[Int64[np.ndarray, " token"], ...]
+    text_tokens: tuple[Int64[np.ndarray, " _"], ...]
     """Ids of each caption, unpadded; empty without embeddings."""
     z_img: Float32[np.ndarray, " dim"] | None
     """Raw image embedding, not normalised."""

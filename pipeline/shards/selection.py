@@ -7,13 +7,14 @@ exactly one of the reasons ``removed``, ``too_small``, ``low_similarity``, ``ove
 
 import heapq
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import ray.data
 
 from pipeline import draws, storage
+from pipeline.partitions import map_partitions
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.shards.curated import CuratedDataset
@@ -54,13 +55,11 @@ def select(
     dataset = CuratedDataset(curated)
     EmbeddedDataset(embedded, dataset)
     shards = [{"shard": shard} for shard in range(len(dataset.shards))]
-    graph = ray.data.from_items(shards, override_num_blocks=len(shards)).map(
-        score_shard(config, curated, embedded, uri), num_cpus=1
-    )
+    task = partial(score_shard, config=config, curated=curated, embedded=embedded, uri=uri)
     work = []
     with progress.stage("select", total=len(shards), unit="shards") as bar:
-        for row in graph.iter_rows():
-            work.append((float(row["started_s"]), float(row["ended_s"])))
+        for row in map_partitions(task, shards):
+            work.append((row["started_s"], row["ended_s"]))
             bar.advance(1)
     started = time.time()
     scores = _Scores(uri, dataset)
@@ -82,40 +81,50 @@ def _sorted(config: SelectConfig) -> list[tuple[str, ProfileConfig]]:
 
 
 def score_shard(
-    config: SelectConfig, curated: Result, embedded: Result, uri: str
-) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """A task that writes one shard's score rows, unless they are there."""
+    row: dict[str, Any], config: SelectConfig, curated: Result, embedded: Result, uri: str
+) -> dict[str, Any]:
+    """Write one shard's score rows, unless they are there.
+
+    Args:
+        row: ``shard``: its number.
+        config: The stage's section.
+        curated: Finished `curate` stage.
+        embedded: Finished `embed` stage of the same data set.
+        uri: Folder for the keep-lists.
+    """
+    started = time.time()
+    shard = int(row["shard"])
+    dataset = CuratedDataset(curated)
+    target = _scores_uri(uri, dataset, shard)
+    if not storage.exists(target):
+        publish_table(target, _score_table(config, dataset, embedded, shard))
+    return {"shard": shard, "started_s": started, "ended_s": time.time()}
+
+
+def _score_table(
+    config: SelectConfig, dataset: CuratedDataset, embedded: Result, shard: int
+) -> pa.Table:
     removed_keys, removed_urls = set(config.remove_keys), set(config.remove_urls)
-
-    def score(row: dict[str, Any]) -> dict[str, Any]:
-        started = time.time()
-        shard = int(row["shard"])
-        dataset = CuratedDataset(curated)
-        target = _scores_uri(uri, dataset, shard)
-        if not storage.exists(target):
-            rows = dataset.rows(shard, ["key", "url", "cluster", "width", "height", "queries"])
-            similarity = EmbeddedDataset(embedded, dataset).table(shard, ["key", "similarity"])
-            best = {
-                key: max(values, default=-1.0)
-                for key, values in zip(
-                    similarity["key"].to_pylist(), similarity["similarity"].to_pylist(), strict=True
-                )
-            }
-            scored = [
-                {
-                    "key": sample["key"],
-                    "split": split_of(sample["cluster"], config.split),
-                    "side_px": min(sample["width"], sample["height"]),
-                    "similarity": best[sample["key"]],
-                    "queries": sample["queries"],
-                    "removed": sample["key"] in removed_keys or sample["url"] in removed_urls,
-                }
-                for sample in rows.to_pylist()
-            ]
-            publish_table(target, pa.Table.from_pylist(scored, schema=SCORES))
-        return {"shard": shard, "started_s": started, "ended_s": time.time()}
-
-    return score
+    rows = dataset.rows(shard, ["key", "url", "cluster", "width", "height", "queries"])
+    similarity = EmbeddedDataset(embedded, dataset).table(shard, ["key", "similarity"])
+    best = {
+        key: max(values, default=-1.0)
+        for key, values in zip(
+            similarity["key"].to_pylist(), similarity["similarity"].to_pylist(), strict=True
+        )
+    }
+    scored = [
+        {
+            "key": sample["key"],
+            "split": split_of(sample["cluster"], config.split),
+            "side_px": min(sample["width"], sample["height"]),
+            "similarity": best[sample["key"]],
+            "queries": sample["queries"],
+            "removed": sample["key"] in removed_keys or sample["url"] in removed_urls,
+        }
+        for sample in rows.to_pylist()
+    ]
+    return pa.Table.from_pylist(scored, schema=SCORES)
 
 
 def _scores_uri(uri: str, dataset: CuratedDataset, shard: int) -> str:

@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +173,6 @@ def fit(
 def _run_workers(settings: LoopSettings) -> None:
     execution = settings.config.execution
     folder = storage.join(settings.uri, RAY_FOLDER)
-    if storage.is_local(folder):
-        folder = str(storage.local_path(folder).absolute())
-        settings = replace(settings, uri=str(storage.local_path(settings.uri).absolute()))
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"settings": settings},

@@ -4,70 +4,21 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
-from pipeline import results
+from tests.tiny_run import manifests, start, tiny_run
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
-
-
-def tiny_run(folder):
-    """The demo's run file with every size and length cut down."""
-    run = yaml.safe_load((ROOT / "jobs/configs/demo/run.yaml").read_text())
-    run["output_dir"] = str(folder / "run")
-    run["candidates"] |= {"num_pictures": 160, "num_hosts": 12}
-    run["queries"]["sources"] = [{"type": "captions", "max_words": 1, "min_count": 8}]
-    run["curate"]["balance"]["per_query_limit"] = 60
-    run["curate"]["shards"] |= {"num_partitions": 4}
-    run["clip"]["task"]["model"]["vision"] |= {"width": 32, "layers": 1, "heads": 1}
-    run["clip"]["task"]["model"]["text"] |= {"layers": 1, "heads": 1}
-    for section in [run["clip"], run["prior"], run["decoder"], *run["upsamplers"]]:
-        section |= {"samples": 96, "global_batch_size": 32, "micro_batch_size": 16}
-        section |= {"num_lanes": 2, "warmup_samples": 0}
-        section["execution"] |= {"num_workers": 0, "threads": 1}
-    run["clip"]["execution"]["num_workers"] = 2  # the contrast needs both workers' batches
-    run["generate"] |= {"num_pictures": 8, "pictures_per_shard": 8, "batch_size": 8}
-    run["generate"]["prior"] = {"num_steps": 2}
-    run["generate"]["decoder"] = {"num_steps": 2}
-    run["generate"]["upsamplers"] = [{"num_steps": 1}, {"num_steps": 1}]
-    run["generate"]["ablations"] = {"num_pictures": 4}
-    run["evaluate"] = {"upsampling": {"num_pictures": 4}, "num_shown": 4}
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(run))
-    return path
-
-
-def start(run_file, *options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "jobs.run", "--config", str(run_file), *options],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def finish(process, code=0):
     out, err = process.communicate(timeout=900)
     assert process.returncode == code, err[-4000:]
     return out, err
-
-
-def manifests(output_dir):
-    found = {}
-    for path in output_dir.glob("*/*/manifest.json"):
-        result = results.read_result(str(path.parent))
-        found[result.stage] = result.manifest_hash
-    return found
 
 
 def descendants_named(mark):

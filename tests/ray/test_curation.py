@@ -16,9 +16,10 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from pipeline import curation, storage
+from pipeline import storage
 from pipeline.candidates.config import UrlTableConfig
-from pipeline.curation_config import CurateConfig
+from pipeline.curation import recipe
+from pipeline.curation.config import CurateConfig
 from pipeline.draws import generator
 from pipeline.errors import DataError
 from pipeline.images.decode import open_rgb
@@ -198,7 +199,7 @@ class World:
         config = CurateConfig.model_validate(self.values | changes)
         uri = str(self.folder / name)
         progress = Progress(io.StringIO())
-        return curation.curate(config, self.source, self.queries, uri, progress)
+        return recipe.curate(config, self.source, self.queries, uri, progress)
 
 
 def publish(uri, stage, config, content):
@@ -297,7 +298,7 @@ def test_no_working_file_is_left(world, undisturbed):
 
 
 def test_killed_workers_and_an_aborted_run_change_no_byte(world, undisturbed, monkeypatch):
-    crawl_bucket, write_bucket = curation.crawl_bucket, curation.write_bucket
+    crawl_bucket, write_bucket = recipe.crawl_bucket, recipe.write_bucket
     flags = world.folder / "flags"
     flags.mkdir()
 
@@ -320,10 +321,10 @@ def test_killed_workers_and_an_aborted_run_change_no_byte(world, undisturbed, mo
     def aborting_judge(plan):
         raise DataError("the test aborts this run")
 
-    monkeypatch.setattr(curation, "crawl_bucket", dying_crawl)
-    monkeypatch.setattr(curation, "write_bucket", dying_write)
+    monkeypatch.setattr(recipe, "crawl_bucket", dying_crawl)
+    monkeypatch.setattr(recipe, "write_bucket", dying_write)
     with monkeypatch.context() as patch:
-        patch.setattr(curation, "judge", aborting_judge)
+        patch.setattr(recipe, "judge", aborting_judge)
         with pytest.raises(DataError, match="the test aborts"):
             world.curate("disturbed")
     crawled = files_with_times(world.folder / "disturbed" / "pool")
@@ -341,9 +342,9 @@ def files_with_times(folder):
 def test_partitions_done_one_after_the_other_give_the_same_bytes(world, undisturbed, monkeypatch):
     def one_by_one(plan, name, step, missing):
         for index in reversed(missing):
-            yield index, curation._record(plan, name, index, lambda index: step(plan, index))
+            yield index, recipe._record(plan, name, index, lambda index: step(plan, index))
 
-    monkeypatch.setattr(curation, "_run", one_by_one)
+    monkeypatch.setattr(recipe, "_run", one_by_one)
     output = world.curate("alone")
     assert output.content == undisturbed.content
     assert files_of(world.folder / "alone") == files_of(world.folder / "whole")
@@ -359,7 +360,7 @@ def test_an_error_inside_a_task_reaches_the_caller_as_itself(world, undisturbed,
     def broken(plan, bucket):
         raise DataError(f"bucket {bucket} is damaged")
 
-    monkeypatch.setattr(curation, "count_bucket", broken)
+    monkeypatch.setattr(recipe, "count_bucket", broken)
     with pytest.raises(DataError, match=r"^bucket \d is damaged$"):
         world.curate("broken")
 

@@ -27,16 +27,6 @@ def test_undefined_shares_are_refused(successes, num):
         metrics.proportion(successes, num)
 
 
-def test_a_difference_of_shares_by_hand():
-    # Newcombe 1998, table II: 56/70 - 48/80, method 10: 0.2000 (0.0524, 0.3339).
-    found = metrics.difference_of_proportions(
-        metrics.proportion(56, 70), metrics.proportion(48, 80)
-    )
-    assert found.value == pytest.approx(0.2)
-    assert found.low95 == pytest.approx(0.0524, abs=5e-5)
-    assert found.high95 == pytest.approx(0.3339, abs=5e-5)
-
-
 def test_intervals_of_means_cover_about_95_percent():
     rng = np.random.default_rng(0)
     for interval in (metrics.normal_mean, lambda v: metrics.bootstrap_mean(v, 1, 400)):

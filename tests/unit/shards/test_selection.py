@@ -30,9 +30,8 @@ def select(data, uri, **changes):
     """What the stage does, in this process: tasks, then keep-lists."""
     values = {"split": SPLIT, "profiles": {"generative": ProfileConfig()}, **changes}
     config = SelectConfig(**values)
-    task = selection.score_shard(config, data.curated, data.embedded, str(uri))
     for shard in range(6):
-        task({"shard": shard})
+        selection.score_shard({"shard": shard}, config, data.curated, data.embedded, str(uri))
     scores = selection._Scores(str(uri), CuratedDataset(data.curated))
     entries = {
         name: selection._profile(name, profile, config, scores, str(uri))

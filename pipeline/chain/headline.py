@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline import storage
-from pipeline.chain import Summary
+from pipeline.chain.report import REPORT
+from pipeline.chain.run import Summary
 from pipeline.errors import QualityError
 from pipeline.run_file import RunFile
-from pipeline.run_report import REPORT
 from pipeline.tracking import store_uri
 
 

@@ -28,9 +28,9 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.candidates import schema, sources
 from pipeline.candidates.config import UrlTableConfig, WarcConfig
-from pipeline.curation_config import CurateConfig
-from pipeline.curation_pictures import crawl_bucket, judge, write_bucket
-from pipeline.curation_text import (
+from pipeline.curation.config import CurateConfig
+from pipeline.curation.pictures import crawl_bucket, judge, write_bucket
+from pipeline.curation.text import (
     Manifest,
     Plan,
     count_bucket,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import yaml
 
-from pipeline.chain import Step, check_output_dir, plan
+from pipeline.chain.run import Step, check_output_dir, plan
+from pipeline.chain.stages import preflight
 from pipeline.run_file import RunFile
-from pipeline.stages import preflight
 
 
 def describe_run(run: RunFile, only: Sequence[str] | None) -> str:

@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Any
 
 from pipeline import lease, results, storage
+from pipeline.chain.report import REPORT, commit, write_report
+from pipeline.chain.stages import Stage, Work, foreign_hashes, preflight, stages
 from pipeline.config import semantic
 from pipeline.errors import ConfigError
 from pipeline.identity import fingerprint, stage_identity
@@ -21,8 +23,6 @@ from pipeline.memory import PeakMemory
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.run_file import RunFile
-from pipeline.run_report import REPORT, commit, write_report
-from pipeline.stages import Stage, Work, foreign_hashes, preflight, stages
 from pipeline.tracking import StageRun, Tracking, import_early
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.candidates import schema
-from pipeline.curation_text import Manifest, Plan, balanced_pairs
+from pipeline.curation.text import Manifest, Plan, balanced_pairs
 from pipeline.images import dedup
 from pipeline.images.decode import open_rgb
 from pipeline.images.fetch import Target

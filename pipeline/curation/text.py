@@ -20,7 +20,7 @@ from jaxtyping import Int64
 from pipeline import storage
 from pipeline.candidates import schema, sources, urls
 from pipeline.candidates.config import UrlTableConfig, WarcConfig
-from pipeline.curation_config import CurateConfig
+from pipeline.curation.config import CurateConfig
 from pipeline.images import filters
 from pipeline.images.rejects import Rejects
 from pipeline.queries import balancing, query_list

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pipeline import storage
 from pipeline.candidates.config import UrlTableConfig, WarcConfig
 from pipeline.config import semantic
-from pipeline.curation_config import CurateConfig
+from pipeline.curation.config import CurateConfig
 from pipeline.demo.config import SmallWebConfig
 from pipeline.identity import fingerprint
 from pipeline.progress import Progress
@@ -163,7 +163,7 @@ def _queries(work: Work) -> StageOutput:
 
 
 def _curate(work: Work) -> StageOutput:
-    from pipeline.curation import curate
+    from pipeline.curation.recipe import curate
 
     with _world(work) as config:
         return curate(config, _table(work), work.inputs["queries"], work.uri, work.progress)

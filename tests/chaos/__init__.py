@@ -1,0 +1,1 @@
+"""Kills on purpose: ``python -m tests.chaos --help``."""
