@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_a_chain_is_tracked_by_a_server(server, tmp_path, monkeypatch):
     tracking = Tracking(config, str(tmp_path), "demo")
     run = tracking.stage("prior", "0123456789abcdef", {"upstream": "abc"})
     run.log_config({"samples": 64})
-    records = [{"samples_seen": 32, "loss": 0.5}, {"samples_seen": 64, "loss": 0.25}]
+    records = [{"samples_seen": 32.0, "loss": 0.5}, {"samples_seen": 64.0, "loss": 0.25}]
     assert run.publish(records)
     picture = tmp_path / "64.png"
     Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(picture)
@@ -80,6 +81,7 @@ def test_a_chain_is_tracked_by_a_server(server, tmp_path, monkeypatch):
 
 
 def test_a_foreign_host_name_is_refused(server):
-    request = urllib.request.Request(f"{server}/version", headers={"Host": "evil.example"})
+    address = f"{server}/api/2.0/mlflow/experiments/search?max_results=1"
+    request = urllib.request.Request(address, headers={"Host": "evil.example"})
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(request, timeout=5)
