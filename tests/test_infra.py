@@ -48,7 +48,7 @@ def test_ray_accepts_the_cluster_file_and_no_wrong_one():
     good = yaml.safe_load((INFRA / "ray/aws.yaml").read_text())
     validate_config(prepare_config(copy.deepcopy(good)))
     for wrong in ({"idle_minutes": 3}, {"head_node_type": "heda"}):
-        with pytest.raises(Exception, match="idle_minutes|head_node_type"):
+        with pytest.raises(Exception, match=r"idle_minutes|head_node_type"):
             validate_config(prepare_config({**copy.deepcopy(good), **wrong}))
 
 

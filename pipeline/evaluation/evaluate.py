@@ -22,6 +22,7 @@ from pipeline.evaluation.judges import TestedJudge, judge_confusions
 from pipeline.evaluation.metrics import Estimate, normal_mean
 from pipeline.evaluation.protocols import Estimates, Read
 from pipeline.evaluation.tasks import JudgeShard, NearestInShard, TaskRow
+from pipeline.generation.config import UpsamplerSampling
 from pipeline.partitions import map_partitions
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
@@ -142,7 +143,7 @@ def _upsampling_tasks(config: EvaluateConfig, data: _Data) -> dict[str, Any]:
     return {
         f"upsampling-{level}-{place:05d}": UpsampleHeldOut(
             stage_uri=upsampler.uri,
-            num_steps=int(setting["num_steps"]),
+            settings=UpsamplerSampling.model_validate(setting),
             curated=data.curated,
             shard=shard,
             keys=keys,

@@ -15,6 +15,7 @@ from pipeline import draws
 from pipeline.diffusion.degradation import degrade
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics import psnr
+from pipeline.generation.config import UpsamplerSampling
 from pipeline.generation.upsampling import picture_seeds, upsample_once
 from pipeline.generation.weights import TrainedUpsampler, load_upsampler
 from pipeline.models.pictures import to_bytes, to_unit
@@ -27,7 +28,8 @@ class UpsampleHeldOut:
 
     stage_uri: str
     """Folder of the upsampler's training stage."""
-    num_steps: int
+    settings: UpsamplerSampling
+    """How the evaluated pictures were made with it."""
     curated: CuratedDataset
     shard: int
     keys: tuple[str, ...]
@@ -62,7 +64,7 @@ class UpsampleHeldOut:
             part = slice(start, start + self.batch_size)
             pictures = to_unit(torch.from_numpy(low[part]).permute(0, 3, 1, 2))
             larger = upsample_once(
-                trained.model, trained.process, pictures, seeds[part], self.num_steps
+                trained.model, trained.process, pictures, seeds[part], self.settings
             )
             made.append(to_bytes(larger).permute(0, 2, 3, 1).numpy())
         return np.concatenate(made)

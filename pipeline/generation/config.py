@@ -67,6 +67,9 @@ class UpsamplerSampling(StrictModel):
 
     num_steps: int = Field(default=27, ge=1)
     """Denoising steps, strided over the schedule."""
+    back_project: bool = False
+    """Afterwards shift the large picture until it shrinks back to the small one. The paper does
+    not; a network trained briefly on crops needs it to keep the colours of whole pictures."""
 
 
 class Sampling(StrictModel):

@@ -288,7 +288,7 @@ class UnCLIP:
         for level, settings in enumerate(self.sampling.upsamplers):
             model, process = self.stack.upsamplers[level]
             seeds = picture_seeds(seed, f"upsampler/{level}", indices)
-            pictures = upsample_once(model, process, pictures, seeds, settings.num_steps)
+            pictures = upsample_once(model, process, pictures, seeds, settings)
         return pictures
 
     @torch.inference_mode()

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.diffusion.sampling import NoiseSource, Process, ddim_sample, seeded_noise
 from pipeline.draws import hash64
 from pipeline.errors import ConfigError
+from pipeline.generation.config import UpsamplerSampling
 from pipeline.models.upsampler import Upsampler
 
 
@@ -21,7 +23,7 @@ def upsample_once(
     process: Process,
     low_res: Float[Tensor, " batch 3 side side"],
     seeds: Sequence[int],
-    num_steps: int,
+    settings: UpsamplerSampling,
 ) -> Float[Tensor, " batch 3 larger larger"]:
     """Small pictures in [-1, 1] → large pictures in [-1, 1], by DDIM (paper App. C).
 
@@ -30,7 +32,7 @@ def upsample_once(
         process: The process it was trained for.
         low_res: Small pictures.
         seeds: Seed of each picture's noise.
-        num_steps: Denoising steps, at most the process's own.
+        settings: Steps, at most the process's own, and what follows them.
     """
     scale = model.config.high_px // model.config.low_px
     side = low_res.shape[-1] * scale
@@ -39,7 +41,27 @@ def upsample_once(
         return model(x_t, t, low_res)
 
     noise = noise_on(low_res.device, seeds, (3, side, side))
-    return ddim_sample(denoise, process, noise, checked_steps(num_steps, process)).clamp(-1, 1)
+    steps = checked_steps(settings.num_steps, process)
+    pictures = ddim_sample(denoise, process, noise, steps).clamp(-1, 1)
+    return back_projected(pictures, low_res) if settings.back_project else pictures
+
+
+def back_projected(
+    pictures: Float[Tensor, " batch 3 larger larger"], low_res: Float[Tensor, " batch 3 side side"]
+) -> Float[Tensor, " batch 3 larger larger"]:
+    r"""One step of back-projection: the error of the shrunken picture, enlarged and added.
+
+    .. math:: x \leftarrow x + U(y - D x)
+
+    with D the box mean that made the small pictures and U bilinear, in [-1, 1].
+    Source: Irani & Peleg 1991, "Improving resolution by image registration", §3.
+    """
+    scale = pictures.shape[-1] // low_res.shape[-1]
+    error = low_res - functional.avg_pool2d(pictures, scale)
+    enlarged = functional.interpolate(
+        error, pictures.shape[-2:], mode="bilinear", align_corners=False
+    )
+    return (pictures + enlarged).clamp(-1, 1)
 
 
 def picture_seeds(seed: int, purpose: str, indices: Sequence[int]) -> list[int]:

@@ -178,3 +178,15 @@ def test_upsamplers_come_smallest_first(tmp_path):
     wide = {**results, "upsampler_16_64": results["clip"]}
     order = RunStages.of(dict(reversed(wide.items()))).upsamplers
     assert order == (results["upsampler_8_16"].uri, results["clip"].uri)
+
+
+def test_back_projection_is_applied_where_it_is_asked_for(unclip):
+    small = torch.full((1, 3, 8, 8), 0.25)
+    upsamplers = tuple(
+        settings.model_copy(update={"back_project": True})
+        for settings in unclip.sampling.upsamplers
+    )
+    asked = UnCLIP(unclip.stack, unclip.sampling.model_copy(update={"upsamplers": upsamplers}))
+    plain, shifted = (each.upsample(small, seed=1, indices=[0]) for each in (unclip, asked))
+    assert not torch.allclose(plain.mean((2, 3)), small.mean((2, 3)), atol=0.02)
+    assert (shifted - 0.25).mean().abs() < (plain - 0.25).mean().abs()
