@@ -182,6 +182,8 @@ def _record(
     more: dict[str, Any] | None = None,
 ) -> None:
     """Write ``result.json`` beside the outputs; without an output folder there is nowhere to."""
+    if options.dry_run:
+        return
     from pipeline import storage
 
     with contextlib.suppress(OSError, PipelineError):

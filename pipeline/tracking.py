@@ -50,8 +50,8 @@ class Tracking:
         """Open the store and create, or find again, the chain's parent run."""
         from mlflow.tracking import MlflowClient
 
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        for library in ("mlflow", "alembic"):
+            logging.getLogger(library).setLevel(logging.ERROR)
         self.uri = store_uri(config, output_dir)
         if config.uri == "sqlite":
             storage.local_path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ class StageRun:
         from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
 
-        self._waiting += [r for r in records if r[STEP] > self._entry["published"]]
+        self._waiting += [left for r in records if (left := self._unpublished(r))]
         now = int(time.time() * 1000)
         while self._waiting:
             part = self._waiting[: BATCH // 10]
@@ -156,10 +156,24 @@ class StageRun:
                     self._client.log_batch(self.run_id, metrics=metrics[start : start + BATCH])
             except MlflowException:
                 return False
-            self._entry["published"] = int(part[-1][STEP])
+            for record in part:
+                self._note_published(record)
             del self._waiting[: len(part)]
         self._save()
         return True
+
+    def _unpublished(self, record: Mapping[str, float]) -> Mapping[str, float] | None:
+        """What of a record was not published: several records may share the newest step."""
+        step, last = record[STEP], self._entry["published"]
+        known = self._entry.get("published_names", []) if step == last else []
+        left = {name: value for name, value in record.items() if name not in known}
+        return left if step >= last and len(left) > 1 else None
+
+    def _note_published(self, record: Mapping[str, float]) -> None:
+        step = int(record[STEP])
+        known = self._entry.get("published_names", []) if step == self._entry["published"] else []
+        self._entry["published"] = step
+        self._entry["published_names"] = sorted({*known, *record} - {STEP})
 
     def log_picture(self, path: Path, samples_seen: int) -> None:
         """Keep a picture grid under its step."""

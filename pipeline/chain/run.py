@@ -88,9 +88,10 @@ def check_output_dir(run: RunFile) -> None:
     """
     index_uri = storage.join(run.output_dir, results.INDEX)
     if storage.exists(index_uri):
-        before = storage.read_json(index_uri)["config"]
-        changed = _changed_keys(before, _run_config(run))
-        if changed:
+        index = storage.read_json(index_uri)
+        changed = _changed_keys(index["config"], _run_config(run))
+        # A folder in which nothing was finished holds nothing that another run could spoil.
+        if changed and index["stages"]:
             raise ConfigError(
                 f"{run.output_dir} belongs to another run: {', '.join(changed[:8])} differ; "
                 "choose another folder with --set output_dir=... or restore these values"
@@ -100,6 +101,12 @@ def check_output_dir(run: RunFile) -> None:
             f"{run.output_dir} holds files that no run wrote ({', '.join(foreign[:3])}); "
             "choose an empty folder with --set output_dir=..."
         )
+
+
+def _report_is_due(run: RunFile, wanted: set[str], summary: Summary) -> bool:
+    """After an evaluation, and where a call died before it wrote the report."""
+    missing = not storage.exists(storage.join(run.output_dir, REPORT))
+    return "evaluate" in summary.ran or ("evaluate" in wanted and missing)
 
 
 def _run_config(run: RunFile) -> dict[str, Any]:
@@ -145,8 +152,8 @@ def run_chain(run: RunFile, progress: Progress, only: Sequence[str] | None = Non
                 progress.say(f"{step.stage.name}: finished before, {step.uri}")
             summary.results[step.stage.name] = step.result
         if summary.ran:
-            session.write_index(summary.results)  # with the stages after the last that ran
-        if "evaluate" in summary.ran:
+            session.write_index()
+        if "evaluate" in summary.results and _report_is_due(run, wanted, summary):
             progress.say(f"report: {write_report(run, summary.results)}")
         peak.mark()
         summary.peak_pss_bytes = peak.peak_bytes
@@ -186,7 +193,7 @@ class _Session:
         summary.work += [interval for interval in output.work if interval[0] >= started]
         summary.ran.append(step.stage.name)
         self._progress.say(f"{step.stage.name}: done in {time.time() - started:.0f} s")
-        self.write_index({**summary.results, step.stage.name: result})
+        self.write_index()
         return Step(step.stage, step.identity, step.uri, result)
 
     def _open(self) -> Tracking:
@@ -195,7 +202,7 @@ class _Session:
         preflight(self._run)
         import_early()
         self._stack.enter_context(lease.hold(self._run.output_dir))
-        self.write_index(self._summary.results)
+        self.write_index()
         self._stack.enter_context(ray_session(self._run.execution.ray))
         config = self._run.execution.tracking
         _refuse_sqlite_on_several_nodes(config.uri)
@@ -266,8 +273,9 @@ class _Session:
             },
         )
 
-    def write_index(self, finished: dict[str, Result]) -> None:
-        """``run.json``: whose folder this is, and where each stage's result lies below it."""
+    def write_index(self) -> None:
+        """``run.json``: whose folder this is, and where each finished stage's result lies."""
+        finished = {s.stage.name: s.result for s in plan(self._run) if s.result is not None}
         base = self._run.output_dir.rstrip("/") + "/"
         config = _run_config(self._run)
         places = {name: result.uri.removeprefix(base) for name, result in finished.items()}

@@ -40,6 +40,7 @@ from pipeline.curation.text import (
     query_counts,
     rank_bucket,
 )
+from pipeline.errors import DataError
 from pipeline.images import rejects as rejected
 from pipeline.partitions import map_partitions
 from pipeline.progress import Bar, Progress
@@ -80,6 +81,7 @@ def curate(
     """
     summary = storage.join(uri, SUMMARY)
     if storage.exists(summary):
+        _remove_working_files(config, uri)
         return _output(storage.read_json(summary))
     storage.remove_temporary(uri)
     plan = _plan(config, source, queries, uri)
@@ -96,15 +98,32 @@ def curate(
     steps["judge"] = [_once(plan, "judge", judge)]
     steps["write"] = _on_each(plan, "write", write_bucket, num_buckets, progress)
     content = _content(plan, steps)
+    if content["num_samples"] == 0:
+        _forget_crawl(uri)
+        raise DataError(
+            f"none of {content['funnel']['candidates']} candidates was kept: "
+            f"{content['funnel']['dropped']}; correct the cause and run the same command again, "
+            "which crawls again"
+        )
     _publish_rejects(plan)
     _publish_query_counts(plan)
     storage.remove_temporary(uri)  # of workers that were killed and replaced
     work = [each["work"] for done in steps.values() for each in done]
     storage.write_json(summary, {"content": content, "work": work})
+    _remove_working_files(config, uri)
+    return _output(storage.read_json(summary))
+
+
+def _remove_working_files(config: CurateConfig, uri: str) -> None:
     if not config.execution.keep_pool:
         _remove(storage.join(uri, "work"))
         _remove(storage.join(uri, "pool"))
-    return _output(storage.read_json(summary))
+
+
+def _forget_crawl(uri: str) -> None:
+    """So that the next call crawls again instead of taking an empty result for finished."""
+    for step in ("crawl", "judge", "write"):
+        _remove(storage.join(uri, "work", "done", step))
 
 
 def _plan(

@@ -189,5 +189,11 @@ class ClipModel(nn.Module):
         return pooled @ self.text_projection, states
 
     def temperature(self) -> Float[Tensor, ""]:
-        """Factor of the cosine similarities, at most 100."""
-        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        """Factor of the cosine similarities, at most 100.
+
+        The parameter itself is held back, as in Radford et al. 2021 §2.5: clamped in the graph, it
+        would have no gradient above the bound and could never come back.
+        """
+        with torch.no_grad():
+            self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+        return self.logit_scale.exp()

@@ -15,6 +15,7 @@ from pipeline import storage
 from pipeline.candidates import sources
 from pipeline.candidates.config import UrlTableConfig, WarcConfig
 from pipeline.candidates.schema import CAPTION
+from pipeline.errors import ConfigError
 from pipeline.identity import file_identity, fingerprint
 from pipeline.partitions import map_partitions
 from pipeline.progress import Progress
@@ -32,7 +33,11 @@ def sources_hash(config: QueriesConfig) -> str:
     for source in config.sources:
         if isinstance(source, CaptionsSource):
             continue
-        if source.path.endswith(_SOURCE_SUFFIXES):
+        if not storage.exists(source.path):
+            raise ConfigError(
+                f"queries.sources: {source.path!r} ({source.type}) does not exist; correct the path"
+            )
+        if source.path.lower().endswith(_SOURCE_SUFFIXES):
             files.append(file_identity(source.path))
         else:
             names = storage.list_names(source.path)

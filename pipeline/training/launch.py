@@ -213,7 +213,8 @@ def run_worker(told: dict[str, Any]) -> None:
         train_loop(settings, context.get_world_rank(), context.get_world_size())
     except PipelineError as error:
         _stop(settings.uri, error)
-        torch.distributed.destroy_process_group()
+        if torch.distributed.is_initialized():  # not with num_workers 0
+            torch.distributed.destroy_process_group()
     except RuntimeError:
         if _stopped(settings.uri) is None:
             raise

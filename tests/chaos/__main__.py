@@ -30,8 +30,7 @@ def main() -> int:
         outcome = strike(kill, folder / str(number), expected)
         outcomes.append(outcome)
         verdict = outcome.difference or "survived"
-        struck = "ended the job" if outcome.struck else "job went on"
-        line = f"{kill!s:<36} {struck}, {outcome.calls} calls, {outcome.seconds:.0f} s: {verdict}"
+        line = f"{kill!s:<36} {outcome.calls} calls, {outcome.seconds:.0f} s: {verdict}"
         print(line, file=sys.stderr, flush=True)
         if not outcome.difference:
             shutil.rmtree(folder / str(number))

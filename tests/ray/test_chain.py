@@ -55,6 +55,7 @@ def test_ctrl_c_then_the_same_command_finishes(folder, run_file):
     assert json.loads((output_dir / "result.json").read_text())["exit_code"] == 4
     assert not (output_dir / "lease.json").exists()
     assert descendants_named("pipeline.demo.server") == []
+    assert descendants_named(str(folder)) == []
     assert [path for path in output_dir.rglob("*.tmp-*") if path.is_file()] == []
 
     out, _ = finish(start(run_file))
@@ -83,11 +84,17 @@ def test_a_deleted_training_stage_runs_again_and_nothing_else(folder, run_file):
     out, _ = finish(start(run_file))
     line = json.loads(out.splitlines()[-1])
     after = manifests(folder / "run")
-    if after["prior"] == before["prior"]:
-        assert line["stages_run"] == ["prior"]
-        assert after == before
-    else:
-        assert set(line["stages_run"]) <= {"prior", "generate", "evaluate"}
+    assert line["stages_run"] == ["prior"]
+    assert after == before
+    index = json.loads((folder / "run" / "run.json").read_text())
+    assert set(index["stages"]) == set(before)
+
+
+def test_a_report_that_a_dead_call_did_not_write_is_written(folder, run_file):
+    report = folder / "run" / "report.html"
+    report.unlink()
+    finish(start(run_file))
+    assert report.stat().st_size > 10_000
 
 
 def test_every_stage_is_tracked_once_under_one_parent(folder):

@@ -56,6 +56,8 @@ def test_a_chain_is_tracked_by_a_server(server, tmp_path, monkeypatch):
     run.log_config({"samples": 64})
     records = [{"samples_seen": 32.0, "loss": 0.5}, {"samples_seen": 64.0, "loss": 0.25}]
     assert run.publish(records)
+    # The look at the end comes in a record of its own with the last step.
+    assert run.publish([*records, {"samples_seen": 64.0, "validation_loss": 0.375}])
     picture = tmp_path / "64.png"
     Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(picture)
     run.log_picture(picture, 64)
@@ -74,6 +76,10 @@ def test_a_chain_is_tracked_by_a_server(server, tmp_path, monkeypatch):
     assert found.data.tags["upstream"] == "abc"
     history = [(m.step, m.value) for m in client.get_metric_history(run.run_id, "loss")]
     assert history == [(32, 0.5), (64, 0.25)]
+    looked = [(m.step, m.value) for m in client.get_metric_history(run.run_id, "validation_loss")]
+    assert looked == [(64, 0.375)]
+    parent = client.get_run(tracking.parent_run_uri.removeprefix("runs:/"))
+    assert parent.info.run_name == "demo"
     names = {artifact.path for artifact in client.list_artifacts(run.run_id)}
     assert {"config.json", "64.png", "images"} <= names
     local = client.download_artifacts(run.run_id, "64.png", str(tmp_path))

@@ -1,0 +1,18 @@
+"""Under ``REQUIRE_SERVICES`` a skipped test fails, unless it needs a GPU or a network."""
+
+import os
+
+import pytest
+
+MAY_SKIP = ("gpu", "network")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    required = bool(os.environ.get("REQUIRE_SERVICES")) and not hasattr(report, "wasxfail")
+    named = any(item.get_closest_marker(name) for name in MAY_SKIP)
+    if report.skipped and required and not named:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which is a failure here: {report.longrepr}"
+    return report
