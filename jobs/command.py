@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ EPILOG = """exit codes: 0 done, 2 usage or configuration, 3 a quality gate faile
 standard output ends with one JSON object."""
 
 Choose = Callable[["RunFile", argparse.Namespace], Sequence[str] | None]
+Show = Callable[["RunFile", argparse.Namespace], Iterable[dict[str, Any]]]
 AddOptions = Callable[[argparse.ArgumentParser], None]
 
 
@@ -49,6 +50,40 @@ def run_job(
         add_options: Adds a job's own options.
         arguments: The command line, ``sys.argv`` by default.
     """
+    parser = _parser(description)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved run, what is done, where outputs go; write nothing",
+    )
+    if add_options is not None:
+        add_options(parser)
+    options = parser.parse_args(arguments)
+    return _guarded(options, lambda: _run(options, choose))
+
+
+def show_job(
+    description: str,
+    show: Show,
+    add_options: AddOptions,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Parse the command line and print what a run's folders say; writes nothing.
+
+    Args:
+        description: The job's docstring, shown by ``--help``.
+        show: Run file and options → objects, printed as one line of JSON each.
+        add_options: Adds the job's own options.
+        arguments: The command line, ``sys.argv`` by default.
+    """
+    parser = _parser(description)
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    options.dry_run = True
+    return _guarded(options, lambda: _print(options, show))
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description,
         epilog=EPILOG,
@@ -62,26 +97,54 @@ def run_job(
         metavar="a.b=value",
         help="override one key of the run file; may be repeated",
     )
+    return parser
+
+
+def pilot_options(parser: argparse.ArgumentParser) -> None:
+    """The options of jobs that curate: a pilot on a sample, and what it is priced by."""
     parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the resolved run, what is done, where outputs go; write nothing",
+        "--sample",
+        type=float,
+        metavar="SHARE",
+        help="pilot: queries and curation on this share of the pictures, in <output_dir>-sample-"
+        "<SHARE>, with what the whole run would give, take and cost",
     )
-    if add_options is not None:
-        add_options(parser)
-    options = parser.parse_args(arguments)
-    return _guarded(options, choose)
+    parser.add_argument(
+        "--price-per-cpu-hour", type=float, metavar="PRICE", help="for a pilot's cost; no default"
+    )
+    parser.add_argument(
+        "--price-per-gb", type=float, metavar="PRICE", help="of a stored gigabyte; no default"
+    )
 
 
-def _guarded(options: argparse.Namespace, choose: Choose) -> int:
+def _with_pilot(options: argparse.Namespace) -> None:
+    """Turn a pilot's options into overrides of the run file."""
+    if "sample" not in options:
+        return
+    from pipeline.chain import pilot
+
+    options.set = [
+        *options.set,
+        *pilot.overrides(
+            options.config,
+            options.set,
+            options.sample,
+            options.price_per_cpu_hour,
+            options.price_per_gb,
+        ),
+    ]
+
+
+def _guarded(options: argparse.Namespace, work: Callable[[], int]) -> int:
     """Turn every way to end into an exit code, a message and ``result.json``."""
     from pipeline.runtime import interruptible, prepare_environment
 
     prepare_environment()
     try:
         with interruptible():
+            _with_pilot(options)
             _stop_if_refused_before(options)
-            return _run(options, choose)
+            return work()
     except ConfigError as error:
         _say(f"ConfigError: {error}")
         _record_refusal(options, str(error))
@@ -102,12 +165,23 @@ def _guarded(options: argparse.Namespace, choose: Choose) -> int:
         return EXIT_PARTIAL
 
 
+def _print(options: argparse.Namespace, show: Show) -> int:
+    from pipeline.config import load_run
+    from pipeline.run_file import RunFile
+
+    for found in show(load_run(RunFile, options.config, options.set), options):
+        sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
+    return EXIT_OK
+
+
 def _run(options: argparse.Namespace, choose: Choose) -> int:
+    from pipeline.chain.stages import check_stages
     from pipeline.config import load_run
     from pipeline.run_file import RunFile
 
     run = load_run(RunFile, options.config, options.set)
     chosen = choose(run, options)
+    check_stages(run, chosen or ())
     if options.dry_run:
         from pipeline.chain.describe import describe_run
 

@@ -6,7 +6,7 @@ ray job submit --working-dir . -- python -m jobs.queries --config jobs/configs/d
 
 import sys
 
-from jobs.command import run_job
+from jobs.command import pilot_options, run_job
 
 if __name__ == "__main__":
-    sys.exit(run_job(__doc__ or "", lambda run, options: ["queries"]))
+    sys.exit(run_job(__doc__ or "", lambda run, options: ["queries"], pilot_options))

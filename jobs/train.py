@@ -25,9 +25,10 @@ def add_stage(parser: argparse.ArgumentParser) -> None:
 
 def choose(run: "RunFile", options: argparse.Namespace) -> Sequence[str]:
     """The one named training stage of the run file."""
-    stages = ["clip", "prior", "decoder", *(name for name, _ in run.upsampler_stages())]
+    stages = [name for name, _ in run.training_stages()]
     if options.stage not in stages:
-        raise ConfigError(f"--stage {options.stage}: this run file trains {', '.join(stages)}")
+        trained = ", ".join(stages) or "nothing"
+        raise ConfigError(f"--stage {options.stage}: this run file trains {trained}")
     return [options.stage]
 
 

@@ -1,7 +1,8 @@
 """A YAML run file plus ``--set a.b=value`` overrides becomes one frozen, checked object.
 
-Fields named ``execution`` say *how* to run (workers, paths, batch per device) and never change
-what comes out; every other field is semantic and part of a result's identity (``identity.py``).
+Fields named ``execution`` say *how* to run (workers, batch per device), those in ``PLACES`` *where*
+a file lies; neither changes what comes out, for a file's content has an identity of its own. Every
+other field is semantic and part of a result's identity (``identity.py``).
 """
 
 import difflib
@@ -16,6 +17,7 @@ from pipeline.errors import ConfigError
 
 MAX_RUN_FILE_BYTES = 1_000_000
 EXECUTION = "execution"
+PLACES = ("path", "paths", "prefix")
 
 
 class StrictModel(BaseModel):
@@ -151,13 +153,14 @@ def _models_in(annotation: Any) -> list[type[StrictModel]]:  # noqa: ANN401 - an
 
 
 def semantic(config: BaseModel) -> dict[str, Any]:
-    """The JSON values that decide what comes out: every field but those named ``execution``."""
-    return _without_execution(config.model_dump(mode="json"))
+    """The JSON values that decide what comes out: neither ``execution`` nor ``PLACES``."""
+    return _what_only(config.model_dump(mode="json"))
 
 
-def _without_execution(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def _what_only(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(value, Mapping):
-        return {k: _without_execution(v) for k, v in value.items() if k != EXECUTION}
+        kept = value.keys() - {EXECUTION, *PLACES}
+        return {name: _what_only(item) for name, item in value.items() if name in kept}
     if isinstance(value, list):
-        return [_without_execution(item) for item in value]
+        return [_what_only(item) for item in value]
     return value

@@ -6,7 +6,8 @@ workers ran, on which paths and with which commit, does not enter.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -49,14 +50,35 @@ def stage_identity(
     )
 
 
-def file_identity(uri: str) -> dict[str, Any]:
-    """Identity of a foreign file: name, length, and SHA-256 (of both ends above the limit)."""
-    size = storage.size_of(uri)
+def files_identity(uris: Sequence[str]) -> list[dict[str, Any]]:
+    """Identity of foreign files: name, length, and SHA-256; where they lie does not enter.
+
+    Files of up to ``FULL_HASH_LIMIT_BYTES`` together are hashed whole, of more both ends of each. A
+    file that has not changed is read once per process.
+
+    Args:
+        uris: The files, in the order that matters.
+    """
+    states = [_state(uri) for uri in uris]
+    read_whole = sum(num_bytes for num_bytes, _ in states) <= FULL_HASH_LIMIT_BYTES
+    pairs = zip(uris, states, strict=True)
+    return [dict(_file_identity(uri, *state, read_whole=read_whole)) for uri, state in pairs]
+
+
+def _state(uri: str) -> tuple[int, int]:
+    """Length and, where it is known, time of change: what tells a file from its former self."""
+    changed_ns = storage.local_path(uri).stat().st_mtime_ns if storage.is_local(uri) else 0
+    return storage.size_of(uri), changed_ns
+
+
+@lru_cache(maxsize=100_000)
+def _file_identity(uri: str, size: int, changed_ns: int, *, read_whole: bool) -> dict[str, Any]:
+    del changed_ns  # part of the cache's key
     name = uri.rsplit("/", 1)[-1]
-    if size <= FULL_HASH_LIMIT_BYTES:
+    if read_whole:
         return {"name": name, "num_bytes": size, "sha256": storage.sha256_of(uri)}
     with storage.open_for_read(uri) as file:
         head = file.read(1 << 20)
-        file.seek(size - (1 << 20))  # a Parquet footer lies here
+        file.seek(max(0, size - (1 << 20)))  # a Parquet footer lies here
         ends = hashlib.sha256(head + file.read()).hexdigest()
     return {"name": name, "num_bytes": size, "sha256_of_ends": ends}

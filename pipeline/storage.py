@@ -160,6 +160,29 @@ def size_of(uri: str) -> int:
     return int(filesystem.size(path))
 
 
+def contained(root: str, inside: str) -> str | None:
+    """The URI of a regular file below a folder.
+
+    Args:
+        root: The folder.
+        inside: A path relative to it, from data that nobody has checked.
+
+    Returns:
+        None where a link leads out of the folder, where no file can have such a name, and where
+        there is something else, such as a pipe. A file that does not exist has its URI.
+    """
+    uri = join(root, inside)
+    if not is_local(root):
+        return uri
+    try:
+        path = local_path(uri).resolve()
+        if not path.is_relative_to(local_path(root).resolve()):
+            return None
+        return str(path) if path.is_file() or not path.exists() else None
+    except (ValueError, RuntimeError, OSError):  # a NUL, a loop of links, a name too long
+        return None
+
+
 def remove_temporary(uri: str) -> int:
     """Delete temporary files that a killed process left below a local folder; returns how many."""
     if not is_local(uri):
@@ -168,6 +191,20 @@ def remove_temporary(uri: str) -> int:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def remove_file(uri: str) -> None:
+    """Delete a file, if it is there."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    if filesystem.exists(path):
+        filesystem.rm_file(path)
+
+
+def remove_folder(uri: str) -> None:
+    """Delete a folder with all that is in it, if it is there."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    if filesystem.exists(path):
+        filesystem.rm(path, recursive=True)
 
 
 def _explained(error: OSError, uri: str) -> StorageError | OSError:

@@ -14,8 +14,8 @@ RUN_FILES = sorted((ROOT / "jobs/configs").rglob("*.yaml"))
 def test_a_run_file_parses_and_its_head_is_a_claim(path):
     overrides = []
     values = yaml.safe_load(path.read_text())
-    if values["candidates"]["type"] == "url_table" and "path" not in values["candidates"]:
-        overrides = ["candidates.path=photos.parquet"]
+    if values.get("candidates", {}).get("type") == "url_table":
+        overrides = ["candidates.path=pairs.parquet"]
     run = load_run(RunFile, path, overrides)
     assert run.name
     head = path.read_text().split("\nname:")[0]

@@ -18,8 +18,7 @@ def tiny_run(folder: Path) -> Path:
     run["output_dir"] = os.path.relpath(folder / "run", ROOT)  # as people write it
     run["candidates"] |= {"num_pictures": 160, "num_hosts": 12}
     run["queries"]["sources"] = [{"type": "captions", "max_words": 1, "min_count": 8}]
-    run["curate"]["balance"]["per_query_limit"] = 60
-    run["curate"]["shards"] |= {"num_partitions": 4}
+    run["balance"] |= {"per_query_limit": 60, "num_buckets": 4}
     run["clip"]["task"]["model"]["vision"] |= {"width": 32, "layers": 1, "heads": 1}
     run["clip"]["task"]["model"]["text"] |= {"layers": 1, "heads": 1}
     for section in [run["clip"], run["prior"], run["decoder"], *run["upsamplers"]]:

@@ -1,4 +1,4 @@
-"""A file, a folder or a glob, local or on an object store, as a sorted list of files.
+"""A file, a folder, a glob or a list of paths, local or on an object store, as a list of files.
 
 Also: how a file that breaks off is told from a store that does not answer, and read to its break.
 """
@@ -17,6 +17,10 @@ from pipeline.errors import ConfigError
 UNREADABLE = (OSError, EOFError, UnicodeDecodeError, pa.ArrowInvalid, pa.ArrowKeyError, zlib.error)
 """What readers raise on damaged bytes; to be asked with ``is_damage``."""
 CHUNK_BYTES = 1 << 18
+ANY_ENDING = ("",)
+"""For ``expand``: files of any name."""
+LIST_ENDINGS = (".paths", ".paths.gz")
+"""Names of lists of paths, as in Common Crawl's ``wat.paths.gz``."""
 
 
 def expand(path: str, endings: tuple[str, ...]) -> list[str]:
@@ -30,16 +34,18 @@ def expand(path: str, endings: tuple[str, ...]) -> list[str]:
         ConfigError: Nothing is there, or nothing readable.
     """
     filesystem, root = fsspec.core.url_to_fs(path)
-    if any(mark in path for mark in "*?["):
+    is_there = storage.is_local(path) and filesystem.exists(root)  # whatever signs its name holds
+    if not is_there and any(mark in path for mark in "*?["):
         found = [str(name) for name in filesystem.glob(root)]
+    elif endings != ANY_ENDING and _names_a_file(path, endings):
+        return [_existing(filesystem, root, path)]
     elif filesystem.isdir(root):
         found = [str(name) for name in filesystem.find(root)]
-    elif filesystem.exists(root):
-        return [_named(filesystem, path, endings)]
+    elif endings == ANY_ENDING:
+        return [_existing(filesystem, root, path)]
     else:
-        raise ConfigError(
-            f"path={path!r}: no such file or folder; correct the path, or give a folder or a glob"
-        )
+        _existing(filesystem, root, path)
+        raise ConfigError(f"path={path!r}: its name must end in one of {', '.join(endings)}")
     names = [name for name in found if _is_readable(name, endings)]
     if not names:
         raise ConfigError(
@@ -48,6 +54,40 @@ def expand(path: str, endings: tuple[str, ...]) -> list[str]:
         )
     # fsspec speaks of local files as plain paths; remote ones get their scheme back.
     return sorted(str(filesystem.unstrip_protocol(n)).removeprefix("file://") for n in names)
+
+
+def is_list(path: str) -> bool:
+    """Whether a path names a list of paths."""
+    return path.lower().endswith(LIST_ENDINGS)
+
+
+def listed(path: str, prefix: str, endings: tuple[str, ...]) -> list[str]:
+    """The files of a list, in its order; whether they exist is seen when they are read.
+
+    Args:
+        path: A file whose name ends in one of ``LIST_ENDINGS``: one path per line.
+        prefix: Written before every line that is no URI itself.
+        endings: Lower-case name endings that are readable.
+
+    Raises:
+        ConfigError: The list is missing or empty, or names something else.
+    """
+    _existing(*fsspec.core.url_to_fs(path), path)
+    content = storage.read_bytes(path)
+    try:
+        text = (gzip.decompress(content) if path.lower().endswith(".gz") else content).decode()
+    except UNREADABLE as error:
+        raise ConfigError(f"{path} is no readable list of paths ({error}); repair it") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ConfigError(f"{path} names no file; give a list with one path per line")
+    for line in lines:
+        if not line.lower().endswith(endings):
+            raise ConfigError(
+                f"{path} names {line!r}, which does not end in one of {', '.join(endings)}; give "
+                "the list of the source's own kind"
+            )
+    return [storage.absolute(_with_prefix(line, prefix)) for line in lines]
 
 
 def base_name(uri: str) -> str:
@@ -114,7 +154,19 @@ def _is_readable(name: str, endings: tuple[str, ...]) -> bool:
     return storage.TEMPORARY_MARK not in name and name.lower().endswith(endings)
 
 
-def _named(filesystem: fsspec.AbstractFileSystem, path: str, endings: tuple[str, ...]) -> str:
-    if not path.lower().endswith(endings):
-        raise ConfigError(f"path={path!r}: its name must end in one of {', '.join(endings)}")
-    return path
+def _with_prefix(line: str, prefix: str) -> str:
+    return storage.join(prefix, line) if prefix and "://" not in line else line
+
+
+def _names_a_file(path: str, endings: tuple[str, ...]) -> bool:
+    """Told by the name where it can be: asking a web server for a folder may load the file."""
+    is_folder = storage.is_local(path) and storage.local_path(path).is_dir()
+    return path.lower().endswith(endings) and not is_folder
+
+
+def _existing(filesystem: fsspec.AbstractFileSystem, root: str, path: str) -> str:
+    if not filesystem.exists(root):
+        raise ConfigError(
+            f"path={path!r}: no such file or folder; correct the path, or give a folder or a glob"
+        )
+    return storage.absolute(path)

@@ -11,11 +11,11 @@ uid         string, 32 hex digits  blake2b-128 of ``url_id``, a line end, ``capt
 caption     string                 stripped, Unicode NFC, never empty
 page_url    string, nullable       the page that shows the picture
 licence     string, nullable       as the source states it
-sha256      string, nullable       what the source says the picture's bytes hash to
 ==========  =====================  ================================================================
 
 Columns that a source was told to carry through follow in the order of its configuration, with
-the source's own types. A *matched* candidate has one more column, the last: ``query_ids``, the
+the source's own types; Common Crawl's files carry ``language``, as the page writes it. A *matched*
+candidate has one more column, the last: ``query_ids``, the
 ascending ids of the queries that its caption contains.
 """
 
@@ -27,7 +27,7 @@ UID = "uid"
 CAPTION = "caption"
 PAGE_URL = "page_url"
 LICENCE = "licence"
-SHA256 = "sha256"
+LANGUAGE = "language"
 QUERY_IDS = "query_ids"
 
 CANDIDATE = pa.schema(
@@ -38,7 +38,6 @@ CANDIDATE = pa.schema(
         pa.field(CAPTION, pa.string(), nullable=False),
         pa.field(PAGE_URL, pa.string()),
         pa.field(LICENCE, pa.string()),
-        pa.field(SHA256, pa.string()),
     ]
 )
 
@@ -51,7 +50,8 @@ COUNT = "count"
 NGRAM_COUNTS = pa.schema(
     [pa.field(NGRAM, pa.string(), nullable=False), pa.field(COUNT, pa.int64(), nullable=False)]
 )
-"""Word sequences of captions and the number of captions that hold them; sorted by ``ngram``."""
+"""Word sequences or titles and what was counted of them (captions that hold them, occurrences,
+views); sorted by ``ngram``."""
 
 ID = "id"
 QUERY = "query"
@@ -83,6 +83,7 @@ INVALID_URL = "invalid_url"
 EMPTY_CAPTION = "empty_caption"
 UNREADABLE_ROW = "unreadable_row"
 OPTED_OUT_PAGE = "opted_out_page"
+NOT_IN_SAMPLE = "not_in_sample"
 NO_QUERY = "no_query"
 OVER_QUERY_LIMIT = "over_query_limit"
 

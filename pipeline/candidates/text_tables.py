@@ -18,6 +18,7 @@ from pyarrow import csv
 
 from pipeline import storage
 from pipeline.candidates import files, schema
+from pipeline.candidates.rows import well_formed
 
 JSON_ROWS_PER_BATCH = 50_000
 CSV_BLOCK_BYTES = 8 << 20
@@ -86,7 +87,8 @@ def _open_delimited(
             delimiter=DELIMITERS[_format(path)], newlines_in_values=True, invalid_row_handler=skip
         ),
         convert_options=csv.ConvertOptions(
-            column_types=dict.fromkeys(columns, pa.string()), include_columns=columns
+            column_types=dict.fromkeys(columns, pa.binary()),
+            include_columns=columns,
         ),
     )
 
@@ -98,10 +100,29 @@ def _delimited_tables(
     with _open_text(path, damage) as file:
         try:
             for batch in _open_delimited(file, path, columns, dropped):
-                yield pa.Table.from_batches([batch])
+                yield _texts(pa.Table.from_batches([batch]), dropped)
                 num_rows += batch.num_rows
         except (UnicodeDecodeError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
             damage.append(f"{files.base_name(path)}: unreadable after row {num_rows}: {error}")
+
+
+def _texts(batch: pa.Table, dropped: Counter[str]) -> pa.Table:
+    """Columns of bytes as text; a row that is no UTF-8 falls, and no other."""
+    try:
+        return batch.cast(pa.schema([(name, pa.string()) for name in batch.column_names]))
+    except pa.ArrowInvalid:
+        rows = [row for each in batch.to_pylist() if (row := _decoded(each)) is not None]
+        dropped[schema.UNREADABLE_ROW] += batch.num_rows - len(rows)
+        return pa.Table.from_pylist(
+            rows, pa.schema([(name, pa.string()) for name in batch.column_names])
+        )
+
+
+def _decoded(row: dict[str, bytes | None]) -> dict[str, str | None] | None:
+    try:
+        return {name: None if cell is None else cell.decode() for name, cell in row.items()}
+    except UnicodeDecodeError:
+        return None
 
 
 def _json_tables(
@@ -118,7 +139,7 @@ def _json_tables(
                 if len(pending) == JSON_ROWS_PER_BATCH:
                     yield _strings(pending, columns)
                     pending = []
-        except ValueError as error:  # an array is read whole or not at all
+        except (ValueError, RecursionError) as error:  # an array is read whole or not at all
             damage.append(f"{files.base_name(path)}: unreadable JSON: {error}")
     yield _strings(pending, columns)
 
@@ -137,7 +158,7 @@ def _json_rows(file: io.BufferedReader) -> Iterator[dict[str, Any] | None]:
         if line.strip():
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             yield row if isinstance(row, dict) else None
         line = file.readline()
@@ -153,6 +174,6 @@ def _strings(found: list[dict[str, Any]], columns: list[str]) -> pa.Table:
 
 
 def _as_string(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return well_formed(value)
+    return None if value is None else well_formed(json.dumps(value, ensure_ascii=False))

@@ -28,38 +28,93 @@ ENDINGS = (PARQUET, *text_tables.ENDINGS)
 def plan(config: UrlTableConfig) -> list[dict[str, Any]]:
     """The partitions of all files behind ``config.path``, by file name, then by row group.
 
+    A file that cannot be opened is a partition of its own, which holds the cause.
+
     Raises:
-        ConfigError: No file, a file that is no table, or a column that a table lacks.
+        ConfigError: No file, none that is a table, a column that a table lacks, or a carried
+            column of several types.
     """
     partitions: list[dict[str, Any]] = []
+    types: dict[str, pa.Schema] = {}
     for path in files.expand(config.path, ENDINGS):
-        if _is_parquet(path):
-            partitions += _plan_parquet(config, path)
-        else:
-            _check_columns(config, path, _columns_of_text(path))
-            partitions.append(
-                {"type": "url_table", "path": path, "row_groups": [], "num_rows": None}
-            )
+        try:
+            found, types[path] = _plan_file(config, path)
+        except _UnreadableError as error:
+            found = [{"type": "url_table", "path": path, "damage": str(error)}]
+        partitions += found
+    if not types:
+        others = f", nor is any other of {len(partitions)} files" if len(partitions) > 1 else ""
+        raise ConfigError(
+            f"{partitions[0]['path']} is no readable table ({partitions[0]['damage']}){others}; "
+            "repair it, rename it to its real format, or correct the path"
+        )
+    _check_one_type(config, types)
     return partitions
 
 
-def read(config: UrlTableConfig, partition: dict[str, Any]) -> Candidates:
-    """The candidates of one partition; a damaged place is named and the rest is read."""
+def read(
+    config: UrlTableConfig, partition: dict[str, Any], *, is_local: bool = False
+) -> Candidates:
+    """The candidates of one partition; a damaged place is named and the rest is read.
+
+    Args:
+        config: Which columns mean what.
+        partition: One of ``plan``.
+        is_local: Whether the addresses are paths inside the source's folder.
+    """
     path = str(partition["path"])
     damage: list[str] = []
     dropped: Counter[str] = Counter()
     tables: list[pa.Table] = []
-    if _is_parquet(path):
-        batches = _parquet_tables(config, partition, damage)
-    else:
-        batches = text_tables.tables(path, _columns(config), dropped, damage)
-    for batch in batches:
-        found = rows.build(_raw(config, batch))
+    for batch in _batches(config, partition, dropped, damage):
+        found = rows.build(_raw(config, batch, is_local), config.sample)
         tables.append(found.table)
         dropped.update(found.dropped)
     empty = rows.empty(_carried_schema(config, path))
-    table = pa.concat_tables([empty, *tables]).combine_chunks()
+    table = pa.concat_tables(tables or [empty]).combine_chunks()
     return Candidates(table, dict(dropped), damage)
+
+
+def _batches(
+    config: UrlTableConfig, partition: dict[str, Any], dropped: Counter[str], damage: list[str]
+) -> Iterator[pa.Table]:
+    path = str(partition["path"])
+    if "damage" in partition:
+        damage.append(f"{files.base_name(path)}: unreadable: {partition['damage']}")
+    elif _is_parquet(path):
+        yield from _parquet_tables(config, partition, damage)
+    else:
+        yield from text_tables.tables(path, _columns(config), dropped, damage)
+
+
+class _UnreadableError(Exception):
+    """A file that is no table, or a damaged one."""
+
+
+def _plan_file(config: UrlTableConfig, path: str) -> tuple[list[dict[str, Any]], pa.Schema]:
+    """Partitions and carried columns of a file."""
+    if _is_parquet(path):
+        return _plan_parquet(config, path)
+    _check_columns(config, path, _columns_of_text(path))
+    partition = {"type": "url_table", "path": path, "row_groups": [], "num_rows": None}
+    return [partition], pa.schema([(name, pa.string()) for name in config.carried_columns])
+
+
+def _check_one_type(config: UrlTableConfig, types: dict[str, pa.Schema]) -> None:
+    """Refuse a carried column that files disagree about; a column without any value fits all."""
+    for name in config.carried_columns:
+        kinds = {
+            path: found.field(name).type
+            for path, found in types.items()
+            if not pa.types.is_null(found.field(name).type)
+        }
+        first = next(iter(kinds), "")
+        for path, kind in kinds.items():
+            if kind != kinds[first]:
+                raise ConfigError(
+                    f"carried column {name!r} holds {kinds[first]} in {first} and {kind} in "
+                    f"{path}; write it with one type, or leave it out of carried_columns"
+                )
 
 
 def _is_parquet(path: str) -> bool:
@@ -73,7 +128,6 @@ def _columns(config: UrlTableConfig) -> list[str]:
         config.caption_column,
         config.page_url_column,
         config.licence_column,
-        config.sha256_column,
         *config.carried_columns,
     )
     return list(dict.fromkeys(name for name in named if name is not None))
@@ -96,14 +150,7 @@ def _raise_unless_damage(error: Exception) -> None:
         raise error
 
 
-def _unreadable(path: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"{path} is no readable table ({error}); repair it, rename it to its "
-        "real format, or take it out of the path"
-    )
-
-
-def _plan_parquet(config: UrlTableConfig, path: str) -> list[dict[str, Any]]:
+def _plan_parquet(config: UrlTableConfig, path: str) -> tuple[list[dict[str, Any]], pa.Schema]:
     try:
         with storage.open_for_read(path) as file:
             parquet = pq.ParquetFile(file)
@@ -114,7 +161,7 @@ def _plan_parquet(config: UrlTableConfig, path: str) -> list[dict[str, Any]]:
             ]
     except files.UNREADABLE as error:
         _raise_unless_damage(error)
-        raise _unreadable(path, error) from error
+        raise _UnreadableError(error) from error
     _check_columns(config, path, types.names)
     for name in _columns(config):
         if name not in config.carried_columns and not _is_text(types.field(name).type):
@@ -122,7 +169,7 @@ def _plan_parquet(config: UrlTableConfig, path: str) -> list[dict[str, Any]]:
                 f"column {name!r} of {path} holds {types.field(name).type}, expected text; "
                 "name another column or write it as strings"
             )
-    return [
+    partitions = [
         {
             "type": "url_table",
             "path": path,
@@ -131,6 +178,7 @@ def _plan_parquet(config: UrlTableConfig, path: str) -> list[dict[str, Any]]:
         }
         for first, stop in _groups_together(sizes)
     ]
+    return partitions, pa.schema([types.field(name) for name in config.carried_columns])
 
 
 def _groups_together(sizes: list[int]) -> list[tuple[int, int]]:
@@ -181,7 +229,7 @@ def _columns_of_text(path: str) -> list[str]:
         return text_tables.column_names(path)
     except (*files.UNREADABLE, ValueError) as error:
         _raise_unless_damage(error)
-        raise _unreadable(path, error) from error
+        raise _UnreadableError(error) from error
 
 
 def _carried_schema(config: UrlTableConfig, path: str) -> pa.Schema:
@@ -190,12 +238,13 @@ def _carried_schema(config: UrlTableConfig, path: str) -> pa.Schema:
     try:
         with storage.open_for_read(path) as file:
             types = pq.read_schema(file)
-    except files.UNREADABLE:  # the damage is already named
+    except files.UNREADABLE as error:
+        _raise_unless_damage(error)  # damage is already named
         return pa.schema([(name, pa.string()) for name in config.carried_columns])
     return pa.schema([types.field(name) for name in config.carried_columns])
 
 
-def _raw(config: UrlTableConfig, table: pa.Table) -> RawRows:
+def _raw(config: UrlTableConfig, table: pa.Table, is_local: bool) -> RawRows:
     def values(name: str | None) -> list[str | None] | None:
         return None if name is None else pc.cast(table.column(name), pa.string()).to_pylist()
 
@@ -205,7 +254,7 @@ def _raw(config: UrlTableConfig, table: pa.Table) -> RawRows:
         captions=values(config.caption_column) or [],
         page_urls=values(config.page_url_column),
         licences=values(config.licence_column),
-        sha256s=values(config.sha256_column),
         carried=table.select(carried) if carried else None,
         url_prefix=config.url_prefix,
+        is_local=is_local,
     )

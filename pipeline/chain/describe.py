@@ -33,7 +33,7 @@ def describe_run(run: RunFile, only: Sequence[str] | None) -> str:
 def _line(step: Step) -> str:
     if step.result is not None:
         return f"{step.stage.name:24} done     {step.uri}"
-    waiting = f"(folder known when {', '.join(step.stage.inputs)} are finished)"
+    waiting = f"(folder known when {', '.join(step.stage.stage_inputs)} are finished)"
     return f"{step.stage.name:24} to do    {step.uri or waiting}"
 
 
@@ -43,11 +43,7 @@ def _resources(run: RunFile) -> str:
     workers = [
         f"{name} {config.execution.num_workers} × {config.execution.threads} threads, "
         f"{config.samples:,} samples"
-        for name, config in [
-            ("clip", run.clip),
-            ("prior", run.prior),
-            ("decoder", run.decoder),
-            *run.upsampler_stages(),
-        ]
+        for name, config in run.training_stages()
     ]
-    return "\n".join([f"Ray: {where}, {cpus} CPUs", "training:", *(f"  {w}" for w in workers)])
+    training = ["training:", *(f"  {each}" for each in workers)] if workers else []
+    return "\n".join([f"Ray: {where}, {cpus} CPUs", *training])

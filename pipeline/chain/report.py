@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline import storage
+from pipeline.curation.pilot import Pilot
 from pipeline.results import Result
 from pipeline.run_file import RunFile
 from pipeline.tracking import store_uri
@@ -14,12 +15,18 @@ from pipeline.tracking import store_uri
 REPORT = "report.html"
 
 
-def write_report(run: RunFile, results: Mapping[str, Result]) -> str:
-    """Write the run's report beside its stages and return its place."""
+def write_report(run: RunFile, results: Mapping[str, Result], pilot: Pilot | None = None) -> str:
+    """Write the run's report beside its stages and return its place.
+
+    Args:
+        run: The run file.
+        results: Finished stages by name, in order.
+        pilot: What the whole run would give, where this one was on a sample.
+    """
     from pipeline.evaluation.collect import RunDescription, write_run_report
     from pipeline.training import spool
 
-    stages = ["clip", "prior", "decoder", *(name for name, _ in run.upsampler_stages())]
+    stages = [name for name, _ in run.training_stages()]
     facts = [
         ("Commit", commit()[:12]),
         ("Output", run.output_dir),
@@ -28,13 +35,20 @@ def write_report(run: RunFile, results: Mapping[str, Result]) -> str:
     ]
     description = RunDescription(
         title=run.name,
-        subtitle="From web addresses to generated pictures",
+        subtitle=_subtitle(results) if pilot is None else "A pilot",
         facts=facts,
+        pilot=pilot,
         records={name: spool.read(results[name].uri) for name in stages if name in results},
     )
     uri = storage.join(run.output_dir, REPORT)
     write_run_report(description, results, uri)
     return uri
+
+
+def _subtitle(results: Mapping[str, Result]) -> str:
+    if "evaluate" in results:
+        return "From web addresses to generated pictures"
+    return f"As far as the stage {list(results)[-1]}"
 
 
 def commit() -> str:

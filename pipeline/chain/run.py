@@ -6,7 +6,7 @@ has another identity, hence another folder, so nothing is ever overwritten.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,11 @@ from types import TracebackType
 from typing import Any
 
 from pipeline import lease, results, storage
+from pipeline.chain import pilot
 from pipeline.chain.report import REPORT, commit, write_report
-from pipeline.chain.stages import Stage, Work, foreign_hashes, preflight, stages
+from pipeline.chain.stages import Stage, Work, check_stages, foreign_hashes, preflight, stages
 from pipeline.config import semantic
+from pipeline.curation.pilot import Pilot
 from pipeline.errors import ConfigError
 from pipeline.identity import fingerprint, stage_identity
 from pipeline.memory import PeakMemory
@@ -44,7 +46,11 @@ class Summary:
     results: dict[str, Result] = field(default_factory=dict)
     work: list[tuple[float, float]] = field(default_factory=list)
     """Unix times (s) between which stage functions worked, in this call."""
+    wanted: set[str] = field(default_factory=set)
+    """Stages that this call was asked for."""
     ran: list[str] = field(default_factory=list)
+    pilot: Pilot | None = None
+    """What the whole run would give, where this one is on a sample."""
     wall_s: float = 0.0
     peak_pss_bytes: int = 0
 
@@ -63,10 +69,15 @@ def union_s(intervals: Sequence[tuple[float, float]]) -> float:
     return total
 
 
-def plan(run: RunFile) -> list[Step]:
-    """Every stage with its identity as far as known, and its result where finished."""
+def plan(run: RunFile, foreign: Mapping[str, str] | None = None) -> list[Step]:
+    """Every stage with its identity as far as known, and its result where finished.
+
+    Args:
+        run: The run file.
+        foreign: ``foreign_hashes`` of the run, where they are known: many files take long.
+    """
     steps: list[Step] = []
-    hashes = foreign_hashes(run)
+    hashes = dict(foreign_hashes(run) if foreign is None else foreign)
     for stage in stages(run):
         identity = uri = result = None
         if all(name in hashes for name in stage.inputs):
@@ -78,6 +89,19 @@ def plan(run: RunFile) -> list[Step]:
             hashes[stage.name] = result.manifest_hash
         steps.append(Step(stage, identity, uri, result))
     return steps
+
+
+def finished(run: RunFile, name: str) -> Result:
+    """The result of one stage.
+
+    Raises:
+        ConfigError: It is not finished.
+    """
+    check_stages(run, [name])
+    step = next(step for step in plan(run) if step.stage.name == name)
+    if step.result is None:
+        raise ConfigError(f"stage {name} is not finished in {run.output_dir}; run it first")
+    return step.result
 
 
 def check_output_dir(run: RunFile) -> None:
@@ -103,10 +127,17 @@ def check_output_dir(run: RunFile) -> None:
         )
 
 
-def _report_is_due(run: RunFile, wanted: set[str], summary: Summary) -> bool:
-    """After an evaluation, and where a call died before it wrote the report."""
-    missing = not storage.exists(storage.join(run.output_dir, REPORT))
-    return "evaluate" in summary.ran or ("evaluate" in wanted and missing)
+def _pilot_is_done(run: RunFile, wanted: set[str], summary: Summary) -> bool:
+    """Whether all is finished that this call wanted of what a pilot runs."""
+    stages_of_it = {stage.name for stage in stages(run)} & set(pilot.STAGES) & wanted
+    return "balance" in summary.results and stages_of_it <= summary.results.keys()
+
+
+def _report_is_due(run: RunFile, summary: Summary) -> bool:
+    """After any work on pairs or pictures, and where a call died before it wrote the report."""
+    if "balance" not in summary.results:
+        return False
+    return bool(summary.ran) or not storage.exists(storage.join(run.output_dir, REPORT))
 
 
 def _run_config(run: RunFile) -> dict[str, Any]:
@@ -137,13 +168,14 @@ def run_chain(run: RunFile, progress: Progress, only: Sequence[str] | None = Non
     """
     started = time.time()
     check_output_dir(run)
-    wanted = {step.stage.name for step in plan(run)} if only is None else set(only)
-    summary = Summary()
+    wanted = {stage.name for stage in stages(run)} if only is None else set(only)
+    foreign = foreign_hashes(run)
+    summary = Summary(wanted=wanted)
     with ExitStack() as stack:
         peak = stack.enter_context(PeakMemory())
-        session = _Session(run, progress, summary, stack)
+        session = _Session(run, foreign, progress, summary, stack)
         for index in range(len(stages(run))):
-            step = plan(run)[index]
+            step = plan(run, foreign)[index]
             if step.result is None and step.stage.name in wanted:
                 step = session.execute(step, peak)
             if step.result is None:
@@ -152,9 +184,13 @@ def run_chain(run: RunFile, progress: Progress, only: Sequence[str] | None = Non
                 progress.say(f"{step.stage.name}: finished before, {step.uri}")
             summary.results[step.stage.name] = step.result
         if summary.ran:
-            session.write_index()
-        if "evaluate" in summary.results and _report_is_due(run, wanted, summary):
-            progress.say(f"report: {write_report(run, summary.results)}")
+            session.write_index()  # with the stages after the last that ran
+        if pilot.is_pilot(run) and _pilot_is_done(run, wanted, summary):
+            summary.pilot = pilot.publish(run, summary.results)
+            for line in pilot.lines(summary.pilot):
+                progress.say(line)
+        if summary.pilot is not None or _report_is_due(run, summary):
+            progress.say(f"report: {write_report(run, summary.results, summary.pilot)}")
         peak.mark()
         summary.peak_pss_bytes = peak.peak_bytes
     summary.wall_s = time.time() - started
@@ -165,15 +201,21 @@ class _Session:
     """What running stages needs, opened when the first unfinished stage is met."""
 
     def __init__(
-        self, run: RunFile, progress: Progress, summary: Summary, stack: ExitStack
+        self,
+        run: RunFile,
+        foreign: Mapping[str, str],
+        progress: Progress,
+        summary: Summary,
+        stack: ExitStack,
     ) -> None:
+        self._foreign = foreign
         self._run, self._progress, self._summary, self._stack = run, progress, summary, stack
         self._tracking: Tracking | None = None
 
     def execute(self, step: Step, peak: PeakMemory) -> Step:
         summary = self._summary
         if step.identity is None or step.uri is None:
-            missing = [name for name in step.stage.inputs if name not in summary.results]
+            missing = [name for name in step.stage.stage_inputs if name not in summary.results]
             raise ConfigError(
                 f"stage {step.stage.name} needs {', '.join(missing)}, not finished in "
                 f"{self._run.output_dir}; run python -m jobs.run, or the missing stages first"
@@ -187,7 +229,7 @@ class _Session:
         started = time.time()
         with self._stage_run(step, inputs) as stage_run:
             work = Work(step.uri, inputs, self._run, self._progress, stage_run)
-            output = step.stage.run(work)
+            output = step.stage.run(step.stage.config, work)
             result = self._publish(step, inputs, output, stage_run, started, peak.mark())
             stage_run.finish("FINISHED", numbers(output.content), _artifacts(result))
         summary.work += [interval for interval in output.work if interval[0] >= started]
@@ -254,8 +296,7 @@ class _Session:
         assert step.uri is not None
         assert step.identity is not None
         hashes = {name: result.manifest_hash for name, result in inputs.items()}
-        foreign = foreign_hashes(self._run)
-        hashes |= {name: foreign[name] for name in step.stage.inputs if name in foreign}
+        hashes |= {n: self._foreign[n] for n in step.stage.inputs if n in self._foreign}
         return results.publish_result(
             step.uri,
             stage=step.stage.name,
@@ -275,7 +316,8 @@ class _Session:
 
     def write_index(self) -> None:
         """``run.json``: whose folder this is, and where each finished stage's result lies."""
-        finished = {s.stage.name: s.result for s in plan(self._run) if s.result is not None}
+        steps = plan(self._run, self._foreign)
+        finished = {step.stage.name: step.result for step in steps if step.result is not None}
         base = self._run.output_dir.rstrip("/") + "/"
         config = _run_config(self._run)
         places = {name: result.uri.removeprefix(base) for name, result in finished.items()}

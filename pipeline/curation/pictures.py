@@ -1,18 +1,24 @@
-"""What curation does with one partition's pictures: crawl into a pool, judge, write shards.
+"""What curation does with one bucket's pictures: crawl into a pool, judge, write shards.
 
-The tasks follow the rules of ``curation_text``: files named by the bucket alone, a small manifest.
+The tasks follow the rules of ``match.py``: files named by the bucket alone, a small manifest.
 """
 
+import hashlib
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline import storage
 from pipeline.candidates import schema
-from pipeline.curation.text import Manifest, Plan, balanced_pairs
+from pipeline.curation.config import CurateConfig
+from pipeline.curation.limits import PAIRS
+from pipeline.curation.match import Manifest
+from pipeline.errors import DataError
 from pipeline.images import dedup
 from pipeline.images.decode import open_rgb
 from pipeline.images.fetch import Target
@@ -21,6 +27,7 @@ from pipeline.images.rejects import Rejects
 from pipeline.queries import balancing
 from pipeline.shards.assemble import PoolSample, write_shards
 from pipeline.shards.writer import SAMPLE, publish_table, read_table
+from pipeline.steps import result
 
 Pair = dict[str, Any]
 
@@ -32,6 +39,8 @@ POOL_ONLY = (
     pa.field("length", pa.int64(), nullable=False),
 )
 """Columns of the pool's table that no shard has; ``cluster`` is the one it lacks."""
+OWN_COLUMNS = frozenset(SAMPLE.names) | {field.name for field in POOL_ONLY}
+"""A column of these names that a source carries is kept as ``source_…``."""
 
 VERDICTS = pa.schema(
     [
@@ -43,10 +52,62 @@ VERDICTS = pa.schema(
 """What the search for duplicates said of each picture of a bucket, in the pool's order."""
 
 
-def crawl_bucket(plan: Plan, bucket: int) -> Manifest:
-    """Pairs of one bucket → balance → fetch, decode, filter → pool; one fused step."""
+@dataclass(frozen=True)
+class PicturePlan:
+    """All that a bucket's work depends on."""
+
+    config: CurateConfig
+    balanced_uri: str
+    """Folder of the finished balance stage."""
+    files: list[dict[str, Any]]
+    """Its files of pairs, one per bucket: ``name``, ``sha256``."""
+    uri: str
+    """Folder of the stage."""
+
+    @property
+    def num_buckets(self) -> int:
+        """Parts of the crawl."""
+        return len(self.files)
+
+    @property
+    def folder(self) -> str:
+        """Working files, and the records of steps."""
+        return storage.join(self.uri, "work")
+
+    def file(self, name: str) -> str:
+        """A working file or folder."""
+        return storage.join(self.folder, name)
+
+    def work(self, kind: str, index: int | str) -> str:
+        """A working table: ``work/<kind>/<index>.parquet``."""
+        name = index if isinstance(index, str) else f"{index:05d}"
+        return storage.join(self.folder, kind, f"{name}.parquet")
+
+    def rejects(self) -> Rejects:
+        """An empty collection of rejected pairs."""
+        return Rejects(self.config.shards.rejects_per_reason)
+
+    def pairs(self, bucket: int) -> pa.Table:
+        """The balanced pairs of a bucket.
+
+        Raises:
+            DataError: The file is not the one that the balance stage wrote.
+        """
+        entry = self.files[bucket]
+        uri = storage.join(self.balanced_uri, PAIRS, entry["name"])
+        content = storage.read_bytes(uri)
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise DataError(
+                f"{uri} is not the file that its manifest names; delete the folder "
+                f"{self.balanced_uri} and run again"
+            )
+        return pq.read_table(pa.BufferReader(content))
+
+
+def crawl_bucket(plan: PicturePlan, bucket: int) -> Manifest:
+    """Pairs of one bucket → fetch, decode, filter → pool; one fused step."""
     config, rejects = plan.config, plan.rejects()
-    table = balanced_pairs(plan, bucket, rejects)
+    table = plan.pairs(bucket)
     by_picture: dict[str, list[Pair]] = {}
     for pair in table.to_pylist():
         by_picture.setdefault(pair[schema.URL_ID], []).append(pair)
@@ -74,12 +135,11 @@ def crawl_bucket(plan: Plan, bucket: int) -> Manifest:
     }
 
 
-def judge(plan: Plan) -> Manifest:
+def judge(plan: PicturePlan) -> Manifest:
     """Metadata of all pools → which pictures lead, and where each bucket's shards begin."""
     columns = ["key", "sha256", "pixel_sha256", "phash", "thumbnail", "uids"]
     columns += ["original_width", "original_height"]
-    num_buckets = plan.config.shards.num_partitions
-    tables = [read_table(plan.work("pool", bucket), columns) for bucket in range(num_buckets)]
+    tables = [read_table(plan.work("pool", bucket), columns) for bucket in range(plan.num_buckets)]
     entries = [[_entry(row) for row in table.to_pylist()] for table in tables]
     verdicts = dedup.group([entry for each in entries for entry in each], plan.config.dedup)
     first_shard, num_shards = [], 0
@@ -92,14 +152,14 @@ def judge(plan: Plan) -> Manifest:
     return {"dropped": {}, "first_shard": first_shard}
 
 
-def write_bucket(plan: Plan, bucket: int) -> Manifest:
+def write_bucket(plan: PicturePlan, bucket: int) -> Manifest:
     """Pool pictures that lead their duplicate group → shards and views."""
     shards, rejects = plan.config.shards, plan.rejects()
     table = read_table(plan.work("pool", bucket))
     verdicts = read_table(plan.work("verdicts", bucket)).to_pylist()
     rows = list(zip(table.to_pylist(), verdicts, strict=True))
     leaders = [(row, verdict) for row, verdict in rows if verdict["drop_reason"] is None]
-    with storage.open_for_read(_recorded(plan, "crawl", bucket)["pool_uri"]) as pool:
+    with storage.open_for_read(result(plan.folder, "crawl", bucket)["pool_uri"]) as pool:
         for row, verdict in rows:
             if verdict["drop_reason"] is not None:
                 _drop_duplicate(row, verdict["drop_reason"], pool, rejects)
@@ -108,7 +168,7 @@ def write_bucket(plan: Plan, bucket: int) -> Manifest:
             [_pool_sample(row, verdict["cluster"]) for row, verdict in leaders],
             pool,
             schema=sample_schema(table.schema),
-            first_index=_recorded(plan, "judge", 0)["first_shard"][bucket],
+            first_index=result(plan.folder, "judge", 0)["first_shard"][bucket],
             samples_per_shard=shards.samples_per_shard,
             views_px=shards.views_px,
         )
@@ -127,19 +187,19 @@ def write_bucket(plan: Plan, bucket: int) -> Manifest:
 
 def sample_schema(pool: pa.Schema) -> pa.Schema:
     """The columns of a shard's table: the fixed ones, then what the source carried along."""
-    known = {*SAMPLE.names, *(field.name for field in POOL_ONLY)}
-    return pa.schema([*SAMPLE, *(field for field in pool if field.name not in known)])
+    return pa.schema([*SAMPLE, *(field for field in pool if field.name not in OWN_COLUMNS)])
 
 
 def _pool_schema(matched: pa.Schema) -> pa.Schema:
     fixed = [field for field in SAMPLE if field.name != "cluster"]
     carried = [field for field in matched if field.name not in schema.MATCHED.names]
-    return pa.schema([*fixed, *carried, *POOL_ONLY])
+    renamed = [field.with_name(_carried_name(field.name)) for field in carried]
+    return pa.schema([*fixed, *renamed, *POOL_ONLY])
 
 
-def _recorded(plan: Plan, step: str, index: int) -> Manifest:
-    """The manifest of an earlier step."""
-    return storage.read_json(plan.work(f"done/{step}", index, "json"))
+def _carried_name(name: str) -> str:
+    """The name under which a sample keeps a carried column: ``width`` is its own already."""
+    return f"source_{name}" if name in OWN_COLUMNS else name
 
 
 def _kept_rows(
@@ -160,7 +220,11 @@ def _kept_rows(
 def _pool_row(found: list[Pair], picture: PooledPicture) -> dict[str, Any]:
     """One picture with all its pairs, in the order of uids."""
     return {
-        **{name: value for name, value in found[0].items() if name not in schema.MATCHED.names},
+        **{
+            _carried_name(name): value
+            for name, value in found[0].items()
+            if name not in schema.MATCHED.names
+        },
         "key": found[0][schema.URL_ID],
         "url": found[0][schema.URL],
         "captions": [pair[schema.CAPTION] for pair in found],

@@ -84,6 +84,8 @@ class SmallWebConfig(StrictModel):
     """Registered domains the pictures are spread over."""
     wallpaper_share: float = Field(default=0.5, ge=0, le=0.9)
     """Fraction of all pairs whose caption is one of the same popular query, "wallpaper"."""
+    sample: float = Field(default=1.0, gt=0, le=1)
+    """Share of the pictures that are used (``SourceSettings.sample``); below 1 a pilot."""
     slow_s: float = Field(default=0.3, ge=0, le=10)
     """Seconds a slow picture takes to come."""
     faults: FaultRates = Field(default_factory=FaultRates)

@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline import storage
+from pipeline.curation.pilot import Pilot
 from pipeline.evaluation.evaluate import read_metrics
 from pipeline.evaluation.gallery import GALLERY, read_gallery, thumbnail
 from pipeline.evaluation.report import write_report
@@ -13,16 +16,19 @@ from pipeline.evaluation.report_data import (
     Funnel,
     Headline,
     QueryCount,
+    QueryYields,
     ReportData,
     StageCost,
     Thumbnail,
 )
 from pipeline.evaluation.score_tables import confusion_tables, headlines, score_tables
+from pipeline.queries import yields
 from pipeline.results import CIRCUMSTANCE, Result
 from pipeline.shards.curated import CuratedDataset
 from pipeline.shards.writer import read_table
 
 NUM_KEPT_SHOWN = 18
+NUM_QUERIES_LISTED = 12
 THUMBNAIL_PX = 104
 
 
@@ -38,6 +44,8 @@ class RunDescription:
     """Training metrics per stage: points with ``samples_seen`` and ``loss``, in order."""
     headlines: Sequence[Headline] = ()
     """Shown after those of the evaluation: wall time, peak memory."""
+    pilot: Pilot | None = None
+    """What the whole run would give, where this one was on a sample."""
 
 
 def write_run_report(run: RunDescription, results: Mapping[str, Result], uri: str) -> None:
@@ -52,36 +60,28 @@ def write_run_report(run: RunDescription, results: Mapping[str, Result], uri: st
 
 
 def collect(run: RunDescription, results: Mapping[str, Result]) -> ReportData:
-    """A report's data from a run's finished stages; what is absent is named with its reason."""
+    """A report's data from a run's finished stages; sections of other stages are left out."""
     evaluated, curated = results.get("evaluate"), results.get("curate")
+    balanced = results.get("balance")
+    counted = curated or balanced
     content: Mapping[str, Any] = evaluated.content if evaluated else {}
     groups = read_metrics(content) if evaluated else {}
     curves = [curve(name, records) for name, records in run.records.items() if records]
-    queries = query_counts(curated) if curated else []
+    queries = query_yields(balanced, curated) if balanced else None
     gallery = read_gallery(storage.join(evaluated.uri, GALLERY)) if evaluated else []
     unmeasured = "; ".join(content.get("missing", {}).values())
-    reasons = {
-        "gallery": (gallery, "This run has not evaluated pictures."),
-        "losses": (curves, "This run has trained nothing."),
-        "funnel": (curated, "This run has curated nothing."),
-        "queries": (queries, "This run has no query list, so nothing was balanced."),
-        "thumbnails": (curated, "This run has curated nothing."),
-        "scores": (
-            evaluated and not unmeasured,
-            unmeasured or "This run has not evaluated pictures.",
-        ),
-    }
-    missing = {name: reason for name, (found, reason) in reasons.items() if not found}
+    missing = {"scores": unmeasured} if unmeasured else {}
     return ReportData(
         title=run.title,
         subtitle=run.subtitle,
         facts=run.facts,
-        headlines=[*headlines(groups, content), *_counts(curated), *run.headlines],
+        headlines=[*headlines(groups, content), *_counts(counted), *run.headlines],
         score_tables=score_tables(groups, content),
         confusions=confusion_tables(content),
         gallery=gallery,
         curves=curves,
-        funnel=funnel(curated) if curated else None,
+        pilot=run.pilot,
+        funnel=funnel(counted) if counted else None,
         queries=queries,
         kept=kept_thumbnails(curated) if curated else [],
         dropped=dropped_thumbnails(curated) if curated else {},
@@ -98,28 +98,33 @@ def curve(stage: str, records: Sequence[Mapping[str, Any]]) -> Curve:
     return Curve(stage, seen, [float(point["loss"]) for point in points], note)
 
 
-def funnel(curated: Result) -> Funnel:
-    """Where the candidates went."""
-    counts = curated.content["funnel"]
+def funnel(counted: Result) -> Funnel:
+    """Where the candidates went: of a finished curate or balance stage."""
+    counts = counted.content["funnel"]
     return Funnel(
         candidates=int(counts["candidates"]),
         kept=int(counts["kept"]),
         dropped={reason: int(count) for reason, count in counts["dropped"].items()},
-        num_samples=int(curated.content["num_samples"]),
+        num_samples=counted.content.get("num_samples"),
     )
 
 
-def query_counts(curated: Result) -> list[QueryCount]:
-    """Matched pairs per query; empty where the run has no queries."""
-    uri = storage.join(curated.uri, "queries_balance.parquet")
-    if not storage.exists(uri):
-        return []
-    table = read_table(uri, ["query", "count_before", "count_after"])
-    return [
-        QueryCount(row["query"], int(row["count_before"]), int(row["count_after"]))
-        for row in table.to_pylist()
-        if row["count_before"] > 0
-    ]
+def query_yields(balanced: Result, curated: Result | None) -> QueryYields:
+    """What the queries found and keep, and what of it the shards hold once they are there."""
+    counts = read_table(storage.join((curated or balanced).uri, yields.FILE))
+    matched, kept = (counts.column(name).to_numpy() for name in (yields.MATCHED, yields.KEPT))
+    num_found = int(np.count_nonzero(matched))
+    by_frequency = np.argsort(-matched, kind="stable")
+    listed = counts.take(by_frequency[: min(NUM_QUERIES_LISTED, num_found)]).to_pylist()
+    return QueryYields(
+        facts=balanced.content["queries"],
+        before=[float(count) for count in matched[by_frequency][:num_found]],
+        after=[float(count) for count in -np.sort(-kept)[:num_found]],
+        most_frequent=[
+            QueryCount(**{name: row.get(name) for name in QueryCount.__annotations__})
+            for row in listed
+        ],
+    )
 
 
 def kept_thumbnails(curated: Result, num_shown: int = NUM_KEPT_SHOWN) -> list[Thumbnail]:
@@ -165,8 +170,10 @@ def stage_cost(name: str, result: Result) -> StageCost | None:
     return StageCost(name, wall_s, None if peak is None else int(peak))
 
 
-def _counts(curated: Result | None) -> list[Headline]:
-    if curated is None:
+def _counts(counted: Result | None) -> list[Headline]:
+    if counted is None:
         return []
-    counts = funnel(curated)
-    return [Headline("Samples", f"{counts.num_samples:,}", f"of {counts.candidates:,} candidates")]
+    counts, note = funnel(counted), f"of {counted.content['funnel']['candidates']:,} candidates"
+    if counts.num_samples is None:
+        return [Headline("Balanced pairs", f"{counts.kept:,}", note)]
+    return [Headline("Samples", f"{counts.num_samples:,}", note)]

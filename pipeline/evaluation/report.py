@@ -3,17 +3,18 @@
 from collections.abc import Callable
 
 from pipeline import storage
-from pipeline.evaluation import report_sections
+from pipeline.evaluation import report_pilot, report_queries, report_sections
 from pipeline.evaluation.report_data import SECTIONS, Headline, ReportData
 from pipeline.evaluation.report_sections import escape
 from pipeline.evaluation.report_style import CSS
 
 _BUILDERS: dict[str, tuple[Callable[[ReportData], bool], Callable[[ReportData], str]]] = {
+    "pilot": (lambda d: d.pilot is not None, report_pilot.pilot),
     "scores": (lambda d: bool(d.score_tables or d.confusions), report_sections.scores),
     "gallery": (lambda d: bool(d.gallery), report_sections.gallery),
     "losses": (lambda d: bool(d.curves), report_sections.losses),
     "funnel": (lambda d: d.funnel is not None, report_sections.funnel),
-    "queries": (lambda d: bool(d.queries), report_sections.queries),
+    "queries": (lambda d: d.queries is not None, report_queries.queries),
     "thumbnails": (lambda d: bool(d.kept or d.dropped), report_sections.thumbnails),
     "costs": (lambda d: bool(d.costs), report_sections.costs),
 }

@@ -4,12 +4,16 @@ Every section may be absent: its field is None or empty, and ``missing[section]`
 names are those of ``SECTIONS``. Pictures are encoded bytes (PNG, JPEG or WebP), small ones.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from pipeline.curation.pilot import Pilot
 from pipeline.evaluation.judges import Confusion
 from pipeline.evaluation.metrics import Estimate
 
 SECTIONS = {
+    "pilot": "What the whole run would give",
     "scores": "Does it draw what was asked?",
     "gallery": "Generated pictures and their nearest training pictures",
     "losses": "Training",
@@ -38,17 +42,37 @@ class Funnel:
     kept: int
     dropped: dict[str, int]
     """Pairs per ``drop_reason``."""
-    num_samples: int
-    """Pictures behind the kept pairs; a picture may hold several captions."""
+    num_samples: int | None
+    """Pictures behind the kept pairs, which may hold several captions; None before the crawl."""
 
 
 @dataclass(frozen=True)
 class QueryCount:
-    """Matched pairs of one query."""
+    """Pairs of one query."""
 
     query: str
-    before: int
-    after: int
+    source: str
+    matched: int
+    """Pairs that contain it, before balancing."""
+    owned: int | None
+    """Kept pairs that it owns; None where nobody owns a pair."""
+    kept: int
+    """Kept pairs that contain it."""
+    in_shards: int | None
+    """Of these the ones whose pictures were kept; None before the crawl."""
+
+
+@dataclass(frozen=True)
+class QueryYields:
+    """What the queries found and keep."""
+
+    facts: Mapping[str, Any]
+    """``queries.yields.facts``."""
+    before: list[float]
+    """Pairs of each query that found any, falling."""
+    after: list[float]
+    """Likewise after balancing, falling, as many."""
+    most_frequent: list[QueryCount]
 
 
 @dataclass(frozen=True)
@@ -149,8 +173,10 @@ class ReportData:
     confusions: list[NamedConfusion] = field(default_factory=list)
     gallery: list[ShownPicture] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
+    pilot: Pilot | None = None
+    """Of a run on a sample; absent, without a reason, where the run was on everything."""
     funnel: Funnel | None = None
-    queries: list[QueryCount] = field(default_factory=list)
+    queries: QueryYields | None = None
     kept: list[Thumbnail] = field(default_factory=list)
     dropped: dict[str, list[Thumbnail]] = field(default_factory=dict)
     """Thumbnails per ``drop_reason``."""

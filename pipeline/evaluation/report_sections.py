@@ -9,7 +9,6 @@ from pipeline.evaluation.judges import NONE_LABEL, Confusion
 from pipeline.evaluation.report_data import (
     Funnel,
     NamedConfusion,
-    QueryCount,
     ReportData,
     Score,
     ScoreTable,
@@ -17,8 +16,6 @@ from pipeline.evaluation.report_data import (
     StageCost,
     Thumbnail,
 )
-
-NUM_QUERIES_LISTED = 8
 
 
 def escape(text: str) -> str:
@@ -183,9 +180,17 @@ def funnel(data: ReportData) -> str:
     rows.append(_funnel_row("kept pairs", found.kept, found, "kept"))
     return (
         f'<p class="note">A candidate is a pair of address and caption; each ends as kept or with '
-        f"exactly one reason. The {found.kept:,} kept pairs are {found.num_samples:,} samples "
-        "(a picture with several captions is one sample).</p>"
+        f"exactly one reason. {_samples(found)}</p>"
         f'<div class="scroll"><table><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def _samples(found: Funnel) -> str:
+    if found.num_samples is None:
+        return "The kept pairs are balanced and not yet crawled."
+    return (
+        f"The {found.kept:,} kept pairs are {found.num_samples:,} samples (a picture with several "
+        "captions is one sample)."
     )
 
 
@@ -194,32 +199,6 @@ def _funnel_row(label: str, count: int, found: Funnel, css: str) -> str:
     return (
         f'<tr><td>{escape(label)}</td><td style="width:50%">{bar(share, css)}</td>'
         f'<td class="num">{count:,}</td><td class="num">{100 * share:.1f} %</td></tr>'
-    )
-
-
-def queries(data: ReportData) -> str:
-    """Counts by rank before and after balancing, and the most frequent queries."""
-    ranked = sorted(data.queries, key=lambda q: (-q.before, q.query))
-    plot = svg.rank_plot(
-        [float(q.before) for q in ranked],
-        sorted((float(q.after) for q in ranked), reverse=True),
-        "pairs per query before and after balancing",
-    )
-    rows = "".join(_query_row(query) for query in ranked[:NUM_QUERIES_LISTED])
-    return (
-        '<p class="legend"><span><i style="background:var(--a)"></i>before</span>'
-        '<span><i style="background:var(--b)"></i>after</span></p>'
-        f"{plot}"
-        f'<h3>Most frequent queries of {len(ranked):,}</h3><div class="scroll"><table><thead><tr>'
-        '<th>query</th><th class="num">before</th><th class="num">after</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _query_row(query: QueryCount) -> str:
-    return (
-        f'<tr><td>{escape(query.query)}</td><td class="num">{query.before:,}</td>'
-        f'<td class="num">{query.after:,}</td></tr>'
     )
 
 

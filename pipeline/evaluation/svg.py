@@ -172,7 +172,7 @@ def rank_plot(before: Sequence[Number], after: Sequence[Number], label: str) -> 
     places = sorted({round(10 ** (math.log10(max(total, 2)) * i / 299)) for i in range(300)})
     ranks = [rank for rank in places if 1 <= rank <= total]
     x = Scale(1.0, float(max(total, 2)), is_log=True)
-    y = Scale(0.5, float(max(*before, *after, 2)) * 1.2, is_log=True)
+    y = Scale(0.5, float(max([*before, *after, 2])) * 1.2, is_log=True)
     parts = axes(frame, x, y, "query, most frequent first", "pairs")
     for rank in ranks:
         place = (frame.x(x.share(rank)), frame.y(y.share(max(before[rank - 1], 0.5))))

@@ -19,6 +19,10 @@ class CrawlExecution(StrictModel):
     """Host pattern (``*.example`` or a name) → ``ip:port`` that answers for it. For small webs on
     this machine: the addresses in the data stay the same whichever port is free."""
 
+    local_root: str | None = None
+    """Folder that ``file:///`` addresses are read from, set where a run's source is that folder;
+    None refuses them."""
+
     @field_validator("resolve")
     @classmethod
     def _check_targets(cls, value: dict[str, str]) -> dict[str, str]:
@@ -85,18 +89,12 @@ class DecodeConfig(StrictModel):
 
 
 class FilterConfig(StrictModel):
-    """Thresholds of the cheap filters."""
+    """Thresholds of the cheap filters of pictures."""
 
     min_side_px: int = Field(ge=1)
     """Least shorter side of the received picture."""
     max_aspect_ratio: float = Field(default=3.0, ge=1)
     """Largest longer side / shorter side."""
-    min_caption_chars: int = Field(default=5, ge=1)
-    """Least number of characters."""
-    min_caption_words: int = Field(default=2, ge=1)
-    """Least number of words (runs between spaces)."""
-    max_caption_repeats: int = Field(default=10, ge=1)
-    """A caption on more pictures than this says nothing about any of them: all fall."""
 
 
 class DedupConfig(StrictModel):

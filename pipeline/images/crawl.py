@@ -1,7 +1,8 @@
 """Fetch the pictures of one partition of hosts and hand each outcome on.
 
 Per host a few coroutines take its URLs in turn; every body is handed to ``use`` (decode, filter,
-store) in a thread and dropped, so that memory stays bounded.
+store) in a thread and dropped, so that memory stays bounded. Files of the run's own folder are
+read one after the other.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 from pipeline.images.config import CrawlConfig
 from pipeline.images.fetch import Fetched, Target, host_of, open_crawler
+from pipeline.images.local_files import is_local, read_local
 
 Outcome = TypeVar("Outcome")
 
@@ -29,12 +31,18 @@ def crawl(
     Returns:
         What ``use`` returned, in the order of ``targets``.
     """
-    return asyncio.run(_crawl(targets, config, use))
+    root, max_bytes = config.execution.local_root, config.max_bytes
+    local = [target for target in targets if is_local(target)]
+    results = {target.key: use(read_local(target, root, max_bytes)) for target in local}
+    remote = [target for target in targets if target.key not in results]
+    if remote:
+        results |= asyncio.run(_crawl(remote, config, use))
+    return [results[target.key] for target in targets]
 
 
 async def _crawl(
     targets: Sequence[Target], config: CrawlConfig, use: Callable[[Fetched], Outcome]
-) -> list[Outcome]:
+) -> dict[str, Outcome]:
     results: dict[str, Outcome] = {}
     queues: dict[str, deque[Target]] = {}
     for target in targets:
@@ -52,4 +60,4 @@ async def _crawl(
             for queue in queues.values():
                 for _ in range(min(config.per_host_concurrency, len(queue))):
                     group.create_task(work(queue))
-    return [results[target.key] for target in targets]
+    return results

@@ -7,9 +7,11 @@ whatever order, the same ones are left after merging.
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import groupby, islice
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 THUMBNAIL_PX = 128
@@ -42,6 +44,19 @@ class Rejects:
         """Count a pair (``uid, url_id, url, caption``) and offer it for keeping."""
         self.dropped[drop_reason] += 1
         self.offer(drop_reason, pair, image)
+
+    def drop_table(self, drop_reason: str, pairs: pa.Table) -> None:
+        """Count the rows (``uid, url_id, url, caption``) and offer those of smallest uid."""
+        if not pairs.num_rows:
+            return
+        self.dropped[drop_reason] += pairs.num_rows
+        uids = pairs.column("uid").unique()
+        options = pc.SelectKOptions(self._limit, [("uid", "ascending")])
+        smallest = pc.call_function("select_k_unstable", [pa.table({"uid": uids})], options)
+        chosen = pc.SetLookupOptions(value_set=uids.take(smallest))
+        mask = pc.call_function("is_in", [pairs.column("uid")], chosen)
+        for pair in pairs.filter(mask).to_pylist():
+            self.offer(drop_reason, pair)
 
     def offer(
         self, drop_reason: str, pair: Mapping[str, Any], image: Image.Image | None = None
@@ -80,15 +95,17 @@ class Rejects:
 
 def merge(tables: Iterable[pa.Table], limit: int) -> pa.Table:
     """The pairs that are left of several tables, at most ``limit`` per reason."""
-    rows = [row for table in tables for row in table.to_pylist()]
-    rows.sort(key=lambda row: (row["drop_reason"], row["uid"]))
-    left: dict[str, int] = defaultdict(lambda: limit)
-    kept = []
-    for row in rows:
-        left[row["drop_reason"]] -= 1
-        if left[row["drop_reason"]] >= 0:
-            kept.append(row)
+    kept: list[dict[str, Any]] = []
+    for table in tables:
+        distinct = {_order(row): row for row in [*table.to_pylist(), *kept]}
+        rows = sorted(distinct.values(), key=_order)
+        by_reason = groupby(rows, key=lambda row: row["drop_reason"])
+        kept = [row for _, same in by_reason for row in islice(same, limit)]
     return pa.Table.from_pylist(kept, schema=REJECT)
+
+
+def _order(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["drop_reason"], row["uid"]
 
 
 def _thumbnail(image: Image.Image) -> bytes:

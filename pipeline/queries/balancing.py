@@ -16,11 +16,12 @@ Counts and ranks are made per partition and merged; both passes read ``query_ids
 alone.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Int, Int64, UInt64
 
 from pipeline.candidates import schema
@@ -40,6 +41,8 @@ class Kept:
     mask: Bool[np.ndarray, " pair"]
     reasons: pa.StringArray
     """``no_query`` or ``over_query_limit``; null where the pair is kept."""
+    owner: Int64[np.ndarray, " pair"] | None = None
+    """Mode ``cap``: the query that each pair belongs to, ``NO_OWNER`` where it has none."""
 
 
 def count(query_ids: pa.Array | pa.ChunkedArray) -> pa.Table:
@@ -51,23 +54,29 @@ def count(query_ids: pa.Array | pa.ChunkedArray) -> pa.Table:
     Returns:
         ``schema.QUERY_COUNTS``: queries that occur, ascending.
     """
-    ids, counts = np.unique(_flat(query_ids)[0], return_counts=True)
-    return pa.table([pa.array(ids), pa.array(counts)], schema=schema.QUERY_COUNTS)
+    return _counted(_flat(query_ids)[0])
+
+
+def count_owned(decided: Kept) -> pa.Table:
+    """Number of kept pairs that each query owns, as ``schema.QUERY_COUNTS``; mode ``cap`` alone."""
+    if decided.owner is None:
+        return schema.QUERY_COUNTS.empty_table()
+    return _counted(decided.owner[decided.mask])
 
 
 def merge_counts(
-    partial_counts: Sequence[pa.Table], num_queries: int
+    partial_counts: Iterable[pa.Table], num_queries: int
 ) -> Int64[np.ndarray, " query"]:
-    """Add up the counts of partitions into one number per query."""
+    """Add up the counts of partitions into one number per query; holds one table at a time."""
     total = np.zeros(num_queries, np.int64)
     for table in partial_counts:
-        ids = table.column(schema.QUERY_ID).to_numpy()
+        ids = table.column(schema.QUERY_ID).to_numpy().astype(np.int64)
         if len(ids) and ids.max() >= num_queries:
             raise DataError(
                 f"query id {ids.max()} in a list of {num_queries} queries; match the candidates "
                 "again with this list"
             )
-        total[ids] += table.column(schema.COUNT).to_numpy()  # ids are unique in one table
+        np.add.at(total, ids, table.column(schema.COUNT).to_numpy())
     return total
 
 
@@ -106,13 +115,14 @@ def owners(
         (uid, owner, seed); the lowest ranks stay.
     """
     flat, pairs = _flat(query_ids)
-    # Rarest first, then the smallest id; the first row of each pair is its owner.
-    order = np.lexsort((flat, counts[flat], pairs))
-    with_query, first = np.unique(pairs[order], return_index=True)
+    by_rarity = np.argsort(counts, kind="stable")  # of equals the smallest id first
+    place = np.empty_like(by_rarity)
+    place[by_rarity] = np.arange(len(counts))
+    first_match = np.flatnonzero(np.diff(pairs, prepend=-1))
     owner = np.full(len(uids), NO_OWNER, np.int64)
-    owner[with_query] = flat[order][first]
-    words = _uid_words(uids)
-    return owner, _hashes(words, np.maximum(owner, 0), seed)
+    if first_match.size:
+        owner[pairs[first_match]] = by_rarity[np.minimum.reduceat(place[flat], first_match)]
+    return owner, _hashes(_uid_words(uids), np.maximum(owner, 0), seed)
 
 
 def ranks(
@@ -177,13 +187,20 @@ def keep_capped(
     """
     owner, rank = owners(uids, query_ids, counts, config.seed)
     mask = (owner != NO_OWNER) & (rank <= highest[np.maximum(owner, 0)])
-    return _kept(mask, query_ids)
+    return replace(_kept(mask, query_ids), owner=owner)
 
 
 def cap_limit(config: BalanceConfig) -> int:
     """Pairs that a query may own in mode ``cap``: limit × oversampling, rounded down."""
     # 100 × 1.15 is 114.999… in binary.
     return int(config.per_query_limit * config.oversampling + 1e-6)
+
+
+def _counted(ids: Int[np.ndarray, " match"]) -> pa.Table:
+    counts = np.bincount(ids)
+    found = np.flatnonzero(counts)
+    columns = [pa.array(found.astype(np.uint32)), pa.array(counts[found])]
+    return pa.table(columns, schema=schema.QUERY_COUNTS)
 
 
 def _flat(
@@ -198,9 +215,12 @@ def _flat(
 
 def _uid_words(uids: pa.Array | pa.ChunkedArray) -> UInt64[np.ndarray, "pair 2"]:
     """The 128 bits of each uid as two words."""
-    text = "".join(uids.to_pylist())
-    if len(text) != UID_HEX_DIGITS * len(uids):
+    array = uids.combine_chunks() if isinstance(uids, pa.ChunkedArray) else uids
+    lengths = pc.call_function("binary_length", [array]).to_numpy(zero_copy_only=False)
+    if (lengths != UID_HEX_DIGITS).any():
         raise DataError(f"uids must have {UID_HEX_DIGITS} hex digits; match the candidates again")
+    column = pa.ListArray.from_arrays(pa.array([0, len(array)], pa.int32()), array)
+    text = pc.call_function("binary_join", [column, pa.scalar("")])[0].as_py()
     return np.frombuffer(bytes.fromhex(text), "<u8").astype(np.uint64).reshape(-1, 2)
 
 

@@ -11,18 +11,19 @@ empty               nothing but white space (in profile ``normalised``: after no
 punctuation_only    no letter and no digit
 duplicate           its form is already in the list
 over_limit          the list was full
-below_min_count     a word sequence of captions that too few captions hold
+below_min_count     too few captions hold it, or it stands too rarely in the articles
+below_pmi           a pair of words with too little pointwise mutual information
+below_npmi          a pair of words with too little of it, normalised
+below_min_views …   a title: see ``page_views``
 ==================  ==============================================================================
 """
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
@@ -31,19 +32,22 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.identity import fingerprint
 from pipeline.queries import query_files, wordnet
 from pipeline.queries.config import (
-    CaptionsSource,
     ListSource,
-    Profile,
+    NumbersSource,
     QueriesConfig,
     QuerySource,
+    WordnetSource,
 )
-from pipeline.queries.matching import caption_form, query_form
+from pipeline.queries.counted import Counted
+from pipeline.queries.matching import query_form
+from pipeline.queries.words import has_letter_or_digit
 
+FILE = "queries.parquet"
+"""Where the queries stage keeps its list."""
 EMPTY = "empty"
 PUNCTUATION_ONLY = "punctuation_only"
 DUPLICATE = "duplicate"
 OVER_LIMIT = "over_limit"
-BELOW_MIN_COUNT = "below_min_count"
 
 
 @dataclass(frozen=True)
@@ -61,59 +65,31 @@ class QueryList:
         return self.table.column(schema.QUERY).to_pylist()
 
     @property
+    def admitted(self) -> dict[str, int]:
+        """How many queries came from each source that gave any."""
+        return dict(sorted(Counter(self.table.column(schema.SOURCE).to_pylist()).items()))
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the queries in order: what a matched candidate's ids refer to."""
         return fingerprint(self.queries)
 
 
-def count_ngrams(captions: Iterable[str], max_words: int, profile: Profile) -> pa.Table:
-    """Word sequences of captions and how many captions hold them.
-
-    A sequence does not cross a sign: ``a cat, asleep`` holds ``a cat`` and not ``cat asleep``.
-
-    Args:
-        captions: Captions of one partition.
-        max_words: Longest sequence, at least 1.
-        profile: The form in which captions are read.
-
-    Returns:
-        ``schema.NGRAM_COUNTS``, sorted.
-    """
-    form = caption_form(profile)
-    counts: Counter[str] = Counter()
-    for caption in captions:
-        counts.update(_ngrams(form(caption).split(), max_words))
-    names = sorted(counts)
-    return pa.table([names, [counts[name] for name in names]], schema=schema.NGRAM_COUNTS)
-
-
-def merge(partial_counts: Sequence[pa.Table]) -> pa.Table:
-    """Add up the counts of partitions; the order of the partitions does not matter."""
-    if not partial_counts:
-        return schema.NGRAM_COUNTS.empty_table()
-    together = pa.concat_tables(partial_counts)
-    total = together.group_by(schema.NGRAM).aggregate([(schema.COUNT, "sum")])
-    renamed = total.rename_columns([schema.NGRAM, schema.COUNT]).select(schema.NGRAM_COUNTS.names)
-    return renamed.sort_by(schema.NGRAM).cast(schema.NGRAM_COUNTS)
-
-
-def build(config: QueriesConfig, ngrams: pa.Table | None) -> QueryList:
+def build(config: QueriesConfig, counted: Mapping[str, Counted] | None = None) -> QueryList:
     """Build the list from its sources.
 
     Args:
         config: Sources, limit and profile.
-        ngrams: Merged counts (``merge``) of the candidates' captions up to the largest
-            ``max_words`` of the sources; None where no source is ``captions``.
+        counted: What counting gave for the sources that are counted, by their names.
 
     Raises:
         ConfigError: A source is missing or unreadable, or nothing is left of all of them.
     """
     admitted: dict[str, tuple[str, str, int]] = {}
     left_out: dict[str, dict[str, int]] = {}
-    for position, source in enumerate(config.sources):
-        name = f"{position}-{source.type}"
+    for name, source in config.named_sources().items():
         dropped: Counter[str] = Counter()
-        weights = _weights(source, ngrams, dropped)
+        weights = _weights(source, (counted or {}).get(name), dropped)
         for query, weight in sorted(weights.items(), key=lambda pair: (-pair[1], pair[0])):
             form = query_form(query, config.profile)
             reason = _why_not(form) or (DUPLICATE if form in admitted else None)
@@ -129,6 +105,17 @@ def build(config: QueriesConfig, ngrams: pa.Table | None) -> QueryList:
             f"the query list is empty: {left_out}; give other sources or lower limits"
         )
     return QueryList(_sorted_table(list(admitted.values())), left_out)
+
+
+def check_stated(config: QueriesConfig) -> None:
+    """Read what the sources state themselves, so that a wrong path stops a run before it counts.
+
+    Raises:
+        ConfigError: A list or WordNet's files are missing or unreadable.
+    """
+    for source in config.sources:
+        if isinstance(source, ListSource | WordnetSource):
+            _stated(source)
 
 
 def write(queries: QueryList, uri: str) -> None:
@@ -156,39 +143,20 @@ def read(uri: str) -> QueryList:
     return queries
 
 
-def _ngrams(words: list[str], max_words: int) -> set[str]:
-    """Every sequence of 1 to ``max_words`` words without a sign among them, once."""
-    found: set[str] = set()
-    for first in range(len(words)):
-        sequence = ""
-        for word in islice(words, first, first + max_words):
-            if not _has_letter_or_digit(word):
-                break
-            sequence = f"{sequence} {word}" if sequence else word
-            found.add(sequence)
-    return found
-
-
-def _has_letter_or_digit(text: str) -> bool:
-    return any(unicodedata.category(character)[0] in "LN" for character in text)
-
-
 def _why_not(form: str) -> str | None:
     if not form.strip():
         return EMPTY
-    return None if _has_letter_or_digit(form) else PUNCTUATION_ONLY
+    return None if has_letter_or_digit(form) else PUNCTUATION_ONLY
 
 
-def _weights(source: QuerySource, ngrams: pa.Table | None, dropped: Counter[str]) -> dict[str, int]:
+def _weights(source: QuerySource, counted: Counted | None, dropped: Counter[str]) -> dict[str, int]:
     """A source's queries, stripped, with their weights."""
-    if isinstance(source, CaptionsSource):
-        return _from_captions(source, ngrams, dropped)
-    if isinstance(source, ListSource):
-        pairs = query_files.read(source.path)
-    else:
-        pairs = list(wordnet.synset_names(source.path).items())
+    if counted is not None:
+        dropped.update(counted.left_out)
+        names, counts = (counted.table.column(n).to_pylist() for n in schema.NGRAM_COUNTS.names)
+        return dict(zip(names, counts, strict=True))
     weights: dict[str, int] = {}
-    for query, weight in pairs:
+    for query, weight in _stated(source):
         text = " ".join(unicodedata.normalize("NFC", query).split())
         if text in weights:
             dropped[DUPLICATE] += 1
@@ -196,21 +164,15 @@ def _weights(source: QuerySource, ngrams: pa.Table | None, dropped: Counter[str]
     return weights
 
 
-def _from_captions(
-    source: CaptionsSource, ngrams: pa.Table | None, dropped: Counter[str]
-) -> dict[str, int]:
-    if ngrams is None:
-        raise ConfigError("a source of type captions needs candidates; add them to the run file")
-    # Another source of this type may have asked for longer sequences.
-    spaces = pc.call_function(
-        "count_substring", [ngrams.column(schema.NGRAM)], pc.MatchSubstringOptions(" ")
-    )
-    short = ngrams.filter(pa.array(spaces.to_numpy() < source.max_words))
-    often = short.filter(pa.array(short.column(schema.COUNT).to_numpy() >= source.min_count))
-    if short.num_rows > often.num_rows:
-        dropped[BELOW_MIN_COUNT] += short.num_rows - often.num_rows
-    names, counts = often.column(schema.NGRAM), often.column(schema.COUNT)
-    return dict(zip(names.to_pylist(), counts.to_pylist(), strict=True))
+def _stated(source: QuerySource) -> Iterable[tuple[str, int]]:
+    """The queries of a source that states them itself, with their weights."""
+    if isinstance(source, ListSource):
+        return query_files.read(source.path)
+    if isinstance(source, WordnetSource):
+        return wordnet.synset_names(source.path).items()
+    if isinstance(source, NumbersSource):
+        return [(str(number), 1) for number in range(source.below)]
+    raise ConfigError(f"a source of type {source.type} must be counted first")
 
 
 def _sorted_table(admitted: list[tuple[str, str, int]]) -> pa.Table:

@@ -18,6 +18,22 @@ PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 _MARKER = re.compile(r"\((?:a|p|ip)\)\Z")
 
 
+def data_files(folder: str) -> list[str]:
+    """The database files of a folder that are read.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    found = _files(folder)
+    wanted = [f"data.{pos}" for pos in PARTS_OF_SPEECH]
+    if not set(wanted) & set(found):
+        raise ConfigError(
+            f"path={folder!r} holds none of {', '.join(wanted)}; give the folder of WordNet's "
+            "database files (Debian's package wordnet-base has it)"
+        )
+    return [storage.join(folder, name) for name in wanted if name in found]
+
+
 def synset_names(folder: str) -> Counter[str]:
     """Names of all synsets below a folder, each with the number of synsets that bear it.
 
@@ -29,14 +45,7 @@ def synset_names(folder: str) -> Counter[str]:
         ConfigError: None of the files is there, or one is no WordNet file.
     """
     names: Counter[str] = Counter()
-    found = [name for pos in PARTS_OF_SPEECH if (name := f"data.{pos}") in _files(folder)]
-    if not found:
-        raise ConfigError(
-            f"path={folder!r} holds none of data.noun, data.verb, data.adj, data.adv; give the "
-            "folder of WordNet's database files (Debian's package wordnet-base has it)"
-        )
-    for name in found:
-        path = storage.join(folder, name)
+    for path in data_files(folder):
         text = storage.read_bytes(path).decode("utf-8", errors="replace")
         for number, line in enumerate(text.split("\n"), start=1):
             if line and not line.startswith(" "):

@@ -9,10 +9,8 @@ class ShardsConfig(StrictModel):
     """How kept samples are laid out in files."""
 
     samples_per_shard: int = Field(default=10_000, ge=1)
-    """Samples in one tar at most."""
-    num_partitions: int = Field(ge=1)
-    """Crawl partitions, by hash of the registered domain; each with samples gives at least one
-    shard."""
+    """Samples in one tar at most; each bucket of pairs (``balance.num_buckets``) with samples gives
+    at least one tar."""
     views_px: tuple[int, ...] = (64, 256)
     """Sides of the square views kept beside the pool's pictures, for the models that read them."""
     rejects_per_reason: int = Field(default=12, ge=0)

@@ -73,7 +73,7 @@ def test_the_same_command_skips_everything(folder, run_file):
     started = time.monotonic()
     out, err = finish(start(run_file))
     assert json.loads(out.splitlines()[-1])["stages_run"] == []
-    assert err.count("finished before") == len(before) == 11
+    assert err.count("finished before") == len(before) == 12
     assert manifests(folder / "run") == before
     assert time.monotonic() - started < 60
 
@@ -97,6 +97,27 @@ def test_a_report_that_a_dead_call_did_not_write_is_written(folder, run_file):
     assert report.stat().st_size > 10_000
 
 
+def test_a_pilot_curates_a_sample_in_a_folder_of_its_own(folder, run_file):
+    before = manifests(folder / "run")
+    out, err = finish(start(run_file, "--sample", "0.5", "--price-per-cpu-hour", "0.05"))
+    line = json.loads(out.splitlines()[-1])
+    assert (line["stages_run"], line["sample"]) == (["queries", "balance", "curate"], 0.5)
+    place = folder / "run-sample-0.5"
+    assert set(manifests(place)) == {"queries", "balance", "curate"}
+    assert manifests(folder / "run") == before
+    pilot = json.loads((place / "pilot.json").read_text())
+    (whole,) = (folder / "run").glob("curate/*/manifest.json")
+    funnel = json.loads(whole.read_text())["content"]["funnel"]
+    kept = pilot["estimates"]["kept_pairs"]
+    assert pilot["candidates"] == funnel["candidates"]
+    # Copies that a sample does not see make the estimate an upper bound.
+    assert kept["low95"] <= 1.1 * funnel["kept"]
+    assert funnel["kept"] <= kept["high95"]
+    assert pilot["estimates"]["cost"]["value"] > 0
+    assert "pairs stand for" in err
+    assert "What the whole run would give" in (place / "report.html").read_text()
+
+
 def test_every_stage_is_tracked_once_under_one_parent(folder):
     from mlflow.tracking import MlflowClient
 
@@ -108,7 +129,7 @@ def test_every_stage_is_tracked_once_under_one_parent(folder):
     assert parents[0].info.status == "FINISHED"
     children = {run.info.run_name for run in runs if run not in parents}
     assert children == set(manifests(folder / "run"))
-    assert len(runs) == 12
+    assert len(runs) == 13
     prior = next(run for run in runs if run.info.run_name == "prior")
     assert prior.info.status == "FINISHED"
     assert prior.data.tags["input.clip"] == manifests(folder / "run")["clip"]
@@ -129,7 +150,7 @@ def test_another_runs_folder_is_refused_and_stays_as_it_is(folder, run_file):
     ("override", "words"),
     [
         ("clip.sampels=3", ["unknown key clip.sampels", "did you mean clip.samples?"]),
-        ("candidates={type: url_table, path: none.parquet}", ["none.parquet"]),
+        ("queries.sources=[{type: list, path: none.txt}]", ["none.txt"]),
     ],
 )
 def test_bad_input_is_one_message_and_nothing_is_written(folder, run_file, override, words):
@@ -145,7 +166,7 @@ def test_bad_input_is_one_message_and_nothing_is_written(folder, run_file, overr
 def test_a_dry_run_tells_everything_and_writes_nothing(folder, run_file):
     place = folder / "dry"
     out, _ = finish(start(run_file, "--dry-run", "--set", f"output_dir={place}"))
-    for stage in ("queries", "curate", "clip", "upsampler_64_256", "evaluate"):
+    for stage in ("queries", "balance", "curate", "clip", "upsampler_64_256", "evaluate"):
         assert stage in out
     assert "to do" in out
     assert not place.exists()

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import datetime
 import io
 import json
 import os
@@ -11,17 +12,27 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 from PIL import Image
 
-from pipeline import storage
-from pipeline.candidates.config import UrlTableConfig
-from pipeline.curation import recipe
-from pipeline.curation.config import CurateConfig
+from pipeline import steps, storage
+from pipeline.candidates.config import (
+    FolderConfig,
+    SourceExecution,
+    UrlTableConfig,
+    WarcConfig,
+)
+from pipeline.config import semantic
+from pipeline.curation import balance as balance_stage
+from pipeline.curation import curate as curate_stage
+from pipeline.curation.config import BalanceStageConfig, CurateConfig, Prices
+from pipeline.curation.pairs import of_query
+from pipeline.curation.pilot import extrapolate
 from pipeline.draws import generator
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.images.decode import open_rgb
 from pipeline.progress import Progress
 from pipeline.queries import query_list
@@ -29,6 +40,7 @@ from pipeline.queries.config import QueriesConfig
 from pipeline.results import publish_result
 from pipeline.runtime import RayConfig, prepare_environment, ray_session
 from pipeline.shards.reader import open_dataset, read_shard
+from tests.warc_records import archive, record
 
 # Ray warns of its own deprecations, which nobody here can mend.
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
@@ -188,18 +200,32 @@ class World:
             "backoff_s": 0.01,
             "execution": {"resolve": {"*.example": f"127.0.0.1:{port}"}},
         }
+        self.limits = {
+            "mode": "cap",
+            "per_query_limit": LIMIT,
+            "seed": 1,
+            "captions": {"max_repeats": 3},
+            "num_buckets": 3,
+        }
         self.values = {
-            "balance": {"mode": "cap", "per_query_limit": LIMIT, "seed": 1},
             "crawl": crawl,
-            "filters": {"min_side_px": 64, "max_caption_repeats": 3},
-            "shards": {"num_partitions": 3, "samples_per_shard": 8, "views_px": [32, 96]},
+            "filters": {"min_side_px": 64},
+            "shards": {"samples_per_shard": 8, "views_px": [32, 96]},
         }
 
-    def curate(self, name, **changes):
+    def balance(self, name, source=None, said=None, **changes):
+        config = BalanceStageConfig.model_validate(self.limits | changes)
+        uri = str(self.folder / f"{name}-balance")
+        progress = Progress(said or io.StringIO())
+        source = source or self.source
+        output = balance_stage.balance(config, source, self.queries, uri, progress)
+        return publish(uri, "balance", semantic(config), output.content)
+
+    def curate(self, name, source=None, limits=(), **changes):
+        balanced = self.balance(name, source, **dict(limits))
         config = CurateConfig.model_validate(self.values | changes)
-        uri = str(self.folder / name)
-        progress = Progress(io.StringIO())
-        return recipe.curate(config, self.source, self.queries, uri, progress)
+        uri, progress = str(self.folder / name), Progress(io.StringIO())
+        return curate_stage.curate(config, source or self.source, balanced, uri, progress)
 
 
 def publish(uri, stage, config, content):
@@ -230,7 +256,7 @@ def files_of(folder):
     """Everything that must follow from the inputs alone."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
-        for part in ("shards", "views", "rejects", "queries_balance.parquet")
+        for part in ("shards", "views", "rejects", "query_counts.parquet")
         for path in [folder / part, *sorted((folder / part).rglob("*"))]
         if path.is_file()
     }
@@ -273,23 +299,34 @@ def test_duplicates_point_to_the_picture_that_stayed(world, undisturbed):
 
 
 def test_query_counts_before_and_after_follow_from_the_pairs(world, undisturbed):
-    table = pq.read_table(str(world.folder / "whole" / "queries_balance.parquet")).to_pylist()
-    counts = {row["query"]: (row["count_before"], row["count_after"]) for row in table}
-    assert counts["wallpaper"] == (NUM_WALLPAPERS, LIMIT)
-    assert counts["beta"] == (10, 7)
-    assert sum(after for _, after in counts.values()) == undisturbed.content["funnel"]["kept"]
+    table = pq.read_table(str(world.folder / "whole" / "query_counts.parquet")).to_pylist()
+    names = ("matched", "owned", "kept", "in_shards")
+    counts = {row["query"]: tuple(row[name] for name in names) for row in table}
+    assert counts["wallpaper"] == (NUM_WALLPAPERS, LIMIT, LIMIT, LIMIT)
+    assert counts["beta"] == (10, 10, 10, 7)
+    assert (
+        sum(in_shards for *_, in_shards in counts.values()) == undisturbed.content["funnel"]["kept"]
+    )
 
 
 def test_no_working_file_is_left(world, undisturbed):
     assert sorted(path.name for path in (world.folder / "whole").iterdir()) == [
         "circumstance.json",
         "crawl_log",
-        "curated.json",
+        "finished.json",
         "manifest.json",
-        "queries_balance.parquet",
+        "query_counts.parquet",
         "rejects",
         "shards",
         "views",
+    ]
+    assert sorted(path.name for path in (world.folder / "whole-balance").iterdir()) == [
+        "circumstance.json",
+        "finished.json",
+        "manifest.json",
+        "pairs",
+        "query_counts.parquet",
+        "rejects.parquet",
     ]
     log = pq.read_table(str(world.folder / "whole" / "crawl_log"))
     others = ["moved", "copy", "again", "cut", "icon", "banner", "secret", "noai", "inside"]
@@ -298,15 +335,9 @@ def test_no_working_file_is_left(world, undisturbed):
 
 
 def test_killed_workers_and_an_aborted_run_change_no_byte(world, undisturbed, monkeypatch):
-    crawl_bucket, write_bucket = recipe.crawl_bucket, recipe.write_bucket
+    crawl_bucket, write_bucket = curate_stage.crawl_bucket, curate_stage.write_bucket
     flags = world.folder / "flags"
-    flags.mkdir()
-
-    def once(name):
-        if (flags / name).exists():
-            return False
-        (flags / name).touch()
-        return True
+    once = flagged(flags)
 
     def dying_crawl(plan, bucket):
         if bucket == 1 and once("crawl"):
@@ -321,18 +352,65 @@ def test_killed_workers_and_an_aborted_run_change_no_byte(world, undisturbed, mo
     def aborting_judge(plan):
         raise DataError("the test aborts this run")
 
-    monkeypatch.setattr(recipe, "crawl_bucket", dying_crawl)
-    monkeypatch.setattr(recipe, "write_bucket", dying_write)
+    monkeypatch.setattr(curate_stage, "crawl_bucket", dying_crawl)
+    monkeypatch.setattr(curate_stage, "write_bucket", dying_write)
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "judge", aborting_judge)
+        patch.setattr(curate_stage, "judge", aborting_judge)
         with pytest.raises(DataError, match="the test aborts"):
             world.curate("disturbed")
     crawled = files_with_times(world.folder / "disturbed" / "pool")
-    output = world.curate("disturbed", execution={"keep_pool": True})
+    output = world.curate("disturbed", execution={"keep_working_files": True})
     assert sorted(path.name for path in flags.iterdir()) == ["crawl", "write"]
     assert files_with_times(world.folder / "disturbed" / "pool") == crawled
     assert output.content == undisturbed.content
     assert files_of(world.folder / "disturbed") == files_of(world.folder / "whole")
+
+
+@pytest.mark.parametrize("mode", ["cap", "sample"])
+def test_killed_and_resumed_balancing_keeps_the_same_pairs(world, mode, monkeypatch):
+    match_part, keep_bucket = balance_stage.match_part, balance_stage.keep_bucket
+    flags = world.folder / f"flags-{mode}"
+    once = flagged(flags)
+
+    def dying_match(plan, part):
+        if once("match"):
+            os.environ["FAIL_AT"] = "storage.after_write:1"
+        return match_part(plan, part)
+
+    def dying_keep(plan, bucket):
+        if bucket == 1 and once("keep"):
+            os.environ["FAIL_AT"] = "storage.before_rename:2"
+        return keep_bucket(plan, bucket)
+
+    def aborting_merge(plan):
+        raise DataError("the test aborts this run")
+
+    whole = world.balance(f"{mode}-whole", mode=mode)
+    monkeypatch.setattr(balance_stage, "match_part", dying_match)
+    monkeypatch.setattr(balance_stage, "keep_bucket", dying_keep)
+    with monkeypatch.context() as patch:
+        patch.setattr(balance_stage, "merge_counts", aborting_merge)
+        with pytest.raises(DataError, match="the test aborts"):
+            world.balance(f"{mode}-killed", mode=mode)
+    resumed = world.balance(f"{mode}-killed", mode=mode)
+    assert sorted(path.name for path in flags.iterdir()) == ["keep", "match"]
+    assert resumed.content == whole.content
+    folders = [world.folder / f"{mode}-{name}-balance" for name in ("whole", "killed")]
+    pairs, again = ({p.name: p.read_bytes() for p in f.rglob("*.parquet")} for f in folders)
+    assert pairs == again
+
+
+def flagged(folder):
+    """Says yes once per name, in whichever process."""
+    folder.mkdir()
+
+    def once(name):
+        if (folder / name).exists():
+            return False
+        (folder / name).touch()
+        return True
+
+    return once
 
 
 def files_with_times(folder):
@@ -340,11 +418,7 @@ def files_with_times(folder):
 
 
 def test_partitions_done_one_after_the_other_give_the_same_bytes(world, undisturbed, monkeypatch):
-    def one_by_one(plan, name, step, missing):
-        for index in reversed(missing):
-            yield index, recipe._record(plan, name, index, lambda index: step(plan, index))
-
-    monkeypatch.setattr(recipe, "_run", one_by_one)
+    monkeypatch.setattr(steps, "map_partitions", lambda work, rows: map(work, reversed(rows)))
     output = world.curate("alone")
     assert output.content == undisturbed.content
     assert files_of(world.folder / "alone") == files_of(world.folder / "whole")
@@ -360,14 +434,33 @@ def test_an_error_inside_a_task_reaches_the_caller_as_itself(world, undisturbed,
     def broken(plan, bucket):
         raise DataError(f"bucket {bucket} is damaged")
 
-    monkeypatch.setattr(recipe, "count_bucket", broken)
+    monkeypatch.setattr(balance_stage, "count_bucket", broken)
     with pytest.raises(DataError, match=r"^bucket \d is damaged$"):
         world.curate("broken")
 
 
+def test_a_changed_file_of_pairs_is_refused(world, undisturbed):
+    world.balance("changed")
+    file = world.folder / "changed-balance" / "pairs" / "00001.parquet"
+    pq.write_table(pq.read_table(file).slice(1), file)
+    with pytest.raises(DataError, match=r"00001\.parquet is not the file that its manifest names"):
+        world.curate("changed")
+
+
+def test_the_pairs_of_a_query_can_be_looked_at(world, undisturbed):
+    balanced = world.balance("whole")
+    *found, counts = of_query(balanced, "wallpaper", 4)
+    assert len(found) == 4
+    assert all(pair["caption"].startswith("wallpaper ") for pair in found)
+    assert (counts["matched"], counts["kept"]) == (NUM_WALLPAPERS, LIMIT)
+    assert len(list(of_query(balanced, "wallpaper", 100))) == LIMIT + 1
+    with pytest.raises(ConfigError, match=r"'walpaper' is not among 4 queries; near it: 'wallp"):
+        list(of_query(balanced, "walpaper", 4))
+
+
 def test_sampling_mode_keeps_at_least_what_its_rate_promises(world, undisturbed):
-    balance = {"mode": "sample", "per_query_limit": 1000, "seed": 1}
-    output = world.curate("sampled", balance=balance)
+    limits = {"mode": "sample", "per_query_limit": 1000}
+    output = world.curate("sampled", limits=limits)
     dropped = {reason: n for reason, n in DROPPED.items() if reason != "over_query_limit"}
     assert output.content["funnel"]["dropped"] == dropped
 
@@ -397,3 +490,129 @@ def test_webdataset_and_ray_data_read_the_same_samples(world, undisturbed):
         assert row["json"]["uids"] == mine.metadata()["uids"]
         picture = row.get("jpg") if row.get("jpg") is not None else row["png"]
         assert np.array_equal(np.asarray(picture), np.asarray(open_rgb(mine.image)))
+
+
+def fill_folder(folder):
+    """Six pictures of the small web with a captions' table, and one file that is no picture."""
+    (folder / "deep").mkdir(parents=True)
+    for index in range(6):
+        (folder / "deep" / f"{index} ä.jpg").write_bytes(BODIES[f"/good-{index}.jpg"])
+    (folder / "deep" / "page.jpg").write_text("<html>")
+    lines = [
+        {"file_name": f"{name}.jpg", "caption": f"alpha {name}", "width": 7, "rights": "by"}
+        for name in (*(f"{index} ä" for index in range(6)), "page", "gone")
+    ]
+    (folder / "deep" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def test_a_folder_of_pictures_goes_the_way_of_all_pictures(world, undisturbed):
+    fill_folder(world.folder / "pictures")
+    source = FolderConfig(
+        type="folder",
+        path=str(world.folder / "pictures"),
+        captions="deep/metadata.jsonl",
+        licence_column="rights",
+        carried_columns=("width",),
+    )
+    output = world.curate("from_folder", source)
+    assert output.content["funnel"]["dropped"] == {"missing_file": 1, "wrong_content_type": 1}
+    assert output.content["num_samples"] == 6
+    uri = str(world.folder / "from_folder")
+    publish(uri, "curate", {}, output.content)
+    samples = {sample.metadata["url"]: sample for sample in open_dataset(uri)}
+    mine = samples["file:///deep/3%20%C3%A4.jpg"]
+    same = {s.metadata["url"]: s for s in open_dataset(str(world.folder / "whole"))}
+    there = same["http://site3.example/good-3.jpg"]
+    assert mine.metadata["sha256"] == there.metadata["sha256"]
+    assert (mine.metadata["licence"], mine.metadata["width"]) == ("by", 200)
+    assert mine.metadata["source_width"] == "7"
+
+
+def test_carried_columns_reach_the_shards_through_every_stage(world, undisturbed):
+    kept = [f"http://site{i % 5}.example/good-{i}.jpg" for i in range(NUM_GOOD)]
+    days = [datetime.date(2024, 1, 1 + i) for i in range(NUM_GOOD)]
+    columns = {
+        "url": kept,
+        "caption": [f"alpha {i}" for i in range(NUM_GOOD)],
+        "sha256": [f"{i:064x}" for i in range(NUM_GOOD)],
+        "width": pa.array(range(NUM_GOOD), pa.uint16()),
+        "tags": [["a", str(i)] for i in range(NUM_GOOD)],
+        "day": days,
+        "kind": pa.array(["x", None] * (NUM_GOOD // 2)).dictionary_encode(),
+        "not_carried": [0] * NUM_GOOD,
+    }
+    (world.folder / "tables").mkdir()
+    for part in range(3):  # of one picture's columns, wherever its row stands
+        table = pa.table(columns).slice(part * 6, 6)
+        pq.write_table(table, world.folder / "tables" / f"{part}.parquet")
+    names = ("sha256", "width", "tags", "day", "kind")
+    source = UrlTableConfig(
+        type="url_table", path=str(world.folder / "tables"), carried_columns=names
+    )
+    output = world.curate("carried", source, {"per_query_limit": NUM_GOOD})
+    tables = [
+        pq.read_table(world.folder / "carried" / "shards" / entry["name"].replace("tar", "parquet"))
+        for entry in output.content["shards"]
+    ]
+    assert len({table.schema for table in tables}) == 1
+    rows = {row["url"]: row for table in tables for row in table.to_pylist()}
+    assert set(rows) == set(kept)
+    for index, url in enumerate(kept):
+        row = rows[url]
+        assert (row["source_width"], row["source_sha256"]) == (index, f"{index:064x}")
+        assert (row["width"], len(row["sha256"])) == (200, 64)
+        assert (row["tags"], row["day"]) == (["a", str(index)], days[index])
+        assert row["kind"] == (None if index % 2 else "x")
+        assert "not_carried" not in row
+
+
+def test_damage_is_named_and_too_much_of_it_stops_the_job_before_the_crawl(world, undisturbed):
+    folder = world.folder / "archives"
+    folder.mkdir()
+    page = "<html lang=en><img src=http://site0.example/good-{0}.jpg alt='alpha {0}'>"
+    for index in range(2):
+        archive(folder, record(page.format(index)), name=f"{index}.warc.gz")
+    archive(folder, record(page.format(2)), record(page.format(3)), name="cut.warc.gz", cut=9)
+    source = WarcConfig(type="warc", path=str(folder))
+    said = io.StringIO()
+    balanced = world.balance("damaged", source, said=said).content
+    assert (balanced["num_files"], balanced["num_damaged_files"]) == (3, 1)
+    assert balanced["damage"][0].startswith("cut.warc.gz: the gzip data after byte")
+    assert "damaged: cut.warc.gz" in said.getvalue()
+    output = world.curate("damaged", source)
+    shard = output.content["shards"][0]["name"].replace("tar", "parquet")
+    table = pq.read_table(world.folder / "damaged" / "shards" / shard)
+    assert set(table.column("language").to_pylist()) == {"en"}
+    archive(folder, record(page.format(4)), name="also.warc.gz", cut=9)
+    with pytest.raises(DataError, match=r"2 of 4 candidate files are damaged"):
+        world.balance("too_damaged", source)
+    archive(folder, record(page.format(4)), name="also.warc.gz")
+    assert world.balance("too_damaged", source).content["num_damaged_files"] == 1
+    archive(folder, record(page.format(4)), name="also.warc.gz", cut=9)
+    tolerant = source.model_copy(update={"execution": SourceExecution(max_damaged_share=0.5)})
+    assert world.balance("tolerated", tolerant).content["num_damaged_files"] == 2
+
+
+def test_nothing_left_is_one_message(world, undisturbed):
+    with pytest.raises(DataError, match=r"no pair is left of \d+ candidates: .*give other queries"):
+        world.balance("nothing", captions={"min_chars": 500})
+
+
+def test_a_pilot_uses_its_share_and_foretells_the_run(world, undisturbed):
+    source = world.source.model_copy(update={"sample": 0.6})
+    limits = {"per_query_limit": 1000}
+    output = world.curate("pilot", source, limits)
+    balanced = world.balance("pilot", source, **limits)
+    dropped = output.content["funnel"]["dropped"]
+    assert balanced.content["sample"] == 0.6
+    assert output.content["funnel"]["candidates"] == len(candidates())
+    assert 0 < dropped["not_in_sample"] < len(candidates())
+    assert dropped["empty_caption"] == 1
+    config = CurateConfig.model_validate(world.values)
+    uri = str(world.folder / "pilot")
+    result = publish(uri, "curate", semantic(config), output.content)
+    found = extrapolate(balanced, result, Prices(per_cpu_hour=1.0))
+    whole = world.curate("all", limits=limits).content["funnel"]
+    kept = found.estimates["kept_pairs"]
+    assert kept.low95 <= whole["kept"] <= kept.high95
+    assert found.estimates["cost"].value > 0

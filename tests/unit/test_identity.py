@@ -1,9 +1,11 @@
+import os
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import draws, results
 from pipeline.config import StrictModel
-from pipeline.identity import file_identity, fingerprint, stage_identity
+from pipeline.identity import files_identity, fingerprint, stage_identity
 
 
 class Execution(StrictModel):
@@ -32,11 +34,25 @@ def test_a_fingerprint_does_not_depend_on_key_order():
 def test_a_foreign_file_is_known_by_name_length_and_content(tmp_path):
     path = tmp_path / "x.parquet"
     path.write_bytes(b"abc")
-    assert file_identity(str(path)) == {
+    known = {
         "name": "x.parquet",
         "num_bytes": 3,
         "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
     }
+    assert files_identity([str(path)]) == [known]
+    path.write_bytes(b"xyz")
+    os.utime(path, ns=(1, 1))
+    assert files_identity([str(path)])[0]["sha256"] != known["sha256"]
+
+
+def test_of_many_bytes_both_ends_of_each_file_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.identity.FULL_HASH_LIMIT_BYTES", 5)
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        path.write_bytes(b"abc")
+    assert [list(each) for each in files_identity(list(map(str, paths)))] == [
+        ["name", "num_bytes", "sha256_of_ends"]
+    ] * 2
 
 
 def test_equal_content_gives_an_equal_manifest_whatever_the_circumstance(tmp_path):

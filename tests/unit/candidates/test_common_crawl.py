@@ -1,190 +1,176 @@
-import gzip
+"""Both readers of Common Crawl's files against an HTML parser that shares nothing with them."""
+
+from html.parser import HTMLParser
+from urllib.parse import quote, urljoin
 
 import pytest
 
 from pipeline.candidates import sources
-from pipeline.candidates.config import WarcConfig
-from pipeline.errors import ConfigError
+from pipeline.candidates.config import WarcConfig, WatConfig
+from tests import wat_records
+from tests.warc_records import archive, record
 
-PAGE = "http://site.example/blog/post.html"
+VOID = {"area", "base", "br", "hr", "img", "input", "link", "meta", "source", "wbr"}
+
+ENGLISH = """<!doctype html><html lang="en-GB"><head><title>A blog</title>
+<base href="/static/"><meta name="robots" content="index, follow"></head>
+<body><img src="a.jpg" alt=" A cat "><p><img src="/b.jpg" alt="" title="Fish &amp; chips"></p>
+<img src="//cdn.example/c.png?x=1&amp;y=2" alt="R&amp;amp;D &eacute;&#233;&#x1F98A;">
+<img src="../d e.jpg" alt='"quoted" \\ {"path":"IMG@/src"}'><img src="https://o.example/e.jpg">
+<div lang="fr"><p>Un <img src="f.jpg" alt="chat"></p><img lang="de" src="g.jpg" alt="Katze"></div>
+<div lang=""><img src="h.jpg" alt="who knows"></div><IMG SRC="i.jpg" ALT="loud"><br>
+<!-- <img src="comment.jpg" alt="no"> --><script>x = "<img src='script.jpg' alt='no'>"</script>
+</body></html>"""
+LATER = """<html xml:lang="pt"><head><meta name="keywords" content="noindex, nofollow"></head>
+<body><img src="blank.gif" data-src="real.jpg" alt="later">
+<img srcset="s.jpg 1x, m.jpg 2x" alt="set">
+<img src="data:image/gif;base64,AA" data-src="x/y.jpg" alt="stand-in">
+<img src="data:image/gif;base64,AA" srcset="t.jpg, u.jpg 2x" alt="stand-in of a set">
+<img src="data:image/gif;base64,AA" alt="nothing else">
+<img alt="no address"><img src="" alt="empty">
+<picture><source srcset="w.webp"><img src="v.jpg" alt="fallback"></picture></body></html>"""
+FIGURES = """<html><body><figure><img src="a.jpg"><figcaption>A <b>red</b>
+ fox &lt;here&gt;</figcaption></figure><figure><a href="/"><img src="b.jpg" alt="own"></a>
+<figcaption>not this</figcaption></figure><figure><figure><img src="c.jpg" alt=" "></figure>
+<figcaption>outer</figcaption></figure><figure><img src="d.jpg"><img src="e.jpg" title="t">
+<figcaption>first</figcaption><figcaption>second</figcaption></figure><img src="f.jpg">
+</body></html>"""
+RUSSIAN = "<html lang=ru><img src=a.jpg alt='Кошка сидит'><img src='б.jpg' alt='вторая'></html>"
+JAPANESE = "<html lang=ja><meta charset=shift_jis><img src=a.jpg alt='猫①㈱の写真'></html>"
+CHINESE = "<html lang=zh><img src=a.jpg alt='貓嘅相'></html>"
+FRENCH = "<html lang=fr><img src=a.jpg alt='déjà “vu” – 5 €'></html>"
+REFUSING = "<html><meta name=ChatGPT-User content=noai><img src=a.jpg alt=x><img src=b.jpg></html>"
+
+PAGES = [
+    ("http://one.example/blog/post.html", ENGLISH, "utf-8", 'text/html; charset="UTF-8"'),
+    ("http://two.example/?p=1", LATER, "utf-8", "text/html"),
+    ("https://three.example/a/b/", FIGURES, "utf-8", "application/xhtml+xml; charset=none"),
+    ("http://four.example/x", RUSSIAN, "cp1251", "text/html;charset=windows-1251"),
+    ("http://five.example/x", JAPANESE, "cp932", "text/html"),
+    ("http://six.example/x", CHINESE, "big5hkscs", "text/html; charset=Big5"),
+    ("http://seven.example/x", FRENCH, "cp1252", "text/html; charset=ISO-8859-1"),
+    ("http://eight.example/x", FRENCH, "utf-8", "text/html; charset=foo"),
+    ("http://nine.example/x", REFUSING, "utf-8", "text/html"),
+]
 
 
-def record(html, *, url=PAGE, status="200 OK", headers=(), kind="text/html; charset=utf-8"):
-    """One WARC response record, as Common Crawl writes it."""
-    lines = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", *headers]
-    payload = "\r\n".join([*lines, "", ""]).encode() + html.encode()
-    warc = [
-        "WARC/1.0",
-        "WARC-Type: response",
-        "WARC-Record-ID: <urn:uuid:00000000-0000-0000-0000-000000000001>",
-        "WARC-Date: 2024-01-01T00:00:00Z",
-        f"WARC-Target-URI: {url}",
-        "Content-Type: application/http; msgtype=response",
-        f"Content-Length: {len(payload)}",
-    ]
-    return "\r\n".join([*warc, "", ""]).encode() + payload + b"\r\n\r\n"
+class Reader(HTMLParser):
+    """What the standard library's parser finds on a page."""
+
+    def __init__(self, url, html):
+        super().__init__()
+        self.base, self.images, self.root_language, self.refuses = url, [], None, False
+        self._open = [("", None, None)]  # tag, language, figure
+        self._has_base, self._caption = False, None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        values = {name: (value or "").strip() for name, value in attrs}
+        _, language, figure = self._open[-1]
+        language = values.get("lang", values.get("xml:lang", language))
+        if tag == "html":
+            self.root_language = language
+        elif tag == "figure":
+            figure = {"captions": []}
+        elif tag == "figcaption":
+            self._caption = []
+            figure["captions"].append(self._caption)
+        elif tag == "img":
+            self.images.append((values, language or None, figure))
+        elif tag == "base" and not self._has_base:
+            self.base, self._has_base = urljoin(self.base, values["href"]), True
+        elif tag == "meta":
+            self.refuses |= values.get("content") == "noai"
+        if tag not in VOID:
+            self._open.append((tag, language, figure))
+
+    def handle_endtag(self, tag):
+        if tag == "figcaption":
+            self._caption = None
+        while self._open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        if self._caption is not None:
+            self._caption.append(data)
+
+    def address(self, written):
+        return quote(urljoin(self.base, written), safe=":/?&=%")
 
 
-def archive(tmp_path, *records, name="a.warc.gz", cut=0):
-    packed = [gzip.compress(r, mtime=0) if name.endswith(".gz") else r for r in records]
-    content = b"".join(packed)
-    (tmp_path / name).write_bytes(content[: len(content) - cut])
-    return tmp_path / name
+def real(written):
+    return "" if written.startswith("data:") else written
 
 
-def read(path):
-    config = WarcConfig(type="warc", path=str(path))
+def of_page(reader):
+    """Address, text and language of every picture that has all a candidate needs."""
+    for values, language, figure in reader.images:
+        first = values.get("srcset", "").replace(",", " ").split()[:1]
+        address = real(values.get("data-src", "")) or real(values.get("src", "")) or "".join(first)
+        text = values.get("alt") or values.get("title")
+        if not text and figure and figure["captions"]:
+            text = " ".join("".join(figure["captions"][0]).split())
+        if address and text:
+            yield reader.address(address), text, language
+
+
+def of_extract(reader):
+    """The same as far as an extract holds it: ``src``, ``alt``, ``title``, the root's language."""
+    for values, _, _ in reader.images:
+        address, text = real(values.get("src", "")), values.get("alt") or values.get("title")
+        if address and text:
+            yield reader.address(address), text, reader.root_language
+
+
+def rows(readers, find):
+    willing = [reader for reader in readers if not reader.refuses]
+    return [row for reader in willing for row in find(reader)]
+
+
+def read(config):
     (partition,) = sources.plan(config)
-    return sources.read(config, partition)
+    found = sources.read(config, partition)
+    columns = [found.table.column(name).to_pylist() for name in ("url", "caption", "language")]
+    return found, list(zip(*columns, strict=True))
 
 
-def pairs(found):
-    columns = (found.table.column(name).to_pylist() for name in ("url", "caption"))
-    return list(zip(*columns, strict=True))
+@pytest.fixture
+def readers():
+    return [Reader(url, html) for url, html, _, _ in PAGES]
 
 
-def read_page(tmp_path, html, **values):
-    return read(archive(tmp_path, record(html, **values)))
+@pytest.fixture
+def of_archive(tmp_path):
+    records = [record(html.encode(codec), url=url, kind=kind) for url, html, codec, kind in PAGES]
+    return read(WarcConfig(type="warc", path=str(archive(tmp_path, *records))))
 
 
-def test_pictures_have_absolute_addresses_text_and_page(tmp_path):
-    found = read_page(
-        tmp_path,
-        """<img src="a.jpg" alt=" a cat "><img src="/b.jpg" alt="" title="a dog">
-        <img src="//cdn.example/c.jpg" alt=three><img src="../d.jpg?x=1&amp;y=2" alt="four">
-        <img alt="no address"><img src="e.jpg"><noscript><img src=f.jpg alt=six></noscript>""",
-    )
-    assert pairs(found) == [
-        ("http://site.example/blog/a.jpg", "a cat"),
-        ("http://site.example/b.jpg", "a dog"),
-        ("http://cdn.example/c.jpg", "three"),
-        ("http://site.example/d.jpg?x=1&y=2", "four"),
-        ("http://site.example/blog/f.jpg", "six"),
-    ]
-    assert set(found.table.column("page_url").to_pylist()) == {PAGE}
-    assert found.dropped == {"empty_caption": 1}
+@pytest.fixture
+def of_extracts(tmp_path):
+    pages = [wat_records.HtmlPage(url, html) for url, html, _, _ in PAGES]
+    path = wat_records.write(tmp_path / "a.warc.wat.gz", pages)
+    return read(WatConfig(type="wat", path=str(path)))
+
+
+def test_pages_give_what_another_parser_finds(of_archive, readers):
+    found, pictures = of_archive
+    assert pictures == rows(readers, of_page)
+    assert len(pictures) == 23
+    assert found.dropped["opted_out_page"] == 2
     assert found.damage == []
 
 
-@pytest.mark.parametrize(
-    ("base", "expected"),
-    {
-        '<base href="http://other.example/x/">': "http://other.example/x/a.jpg",
-        '<base href="/y/">': "http://site.example/y/a.jpg",
-        '<base target="_top"><base href="/y/"><base href="/z/">': "http://site.example/y/a.jpg",
-    }.items(),
-)
-def test_base_element_is_obeyed(tmp_path, base, expected):
-    html = f"<head>{base}</head><img src=a.jpg alt=x>"
-    assert pairs(read_page(tmp_path, html)) == [(expected, "x")]
+def test_extracts_give_all_that_they_hold(of_extracts, readers):
+    found, pictures = of_extracts
+    assert pictures == rows(readers, of_extract)
+    assert found.dropped["opted_out_page"] == 2
+    assert found.damage == []
 
 
-@pytest.mark.parametrize(
-    ("attributes", "expected"),
-    {
-        "src=blank.gif data-src=real.jpg": "real.jpg",
-        "src='data:image/gif;base64,AA' data-src=real.jpg": "real.jpg",
-        "src='data:image/gif;base64,AA' srcset='s.jpg 320w, m.jpg 640w'": "s.jpg",
-        "src=real.jpg srcset='s.jpg 1x'": "real.jpg",
-        "srcset='s.jpg, m.jpg 2x'": "s.jpg",
-    }.items(),
-)
-def test_a_picture_that_is_loaded_later_gives_its_real_address(tmp_path, attributes, expected):
-    found = read_page(tmp_path, f"<img {attributes} alt=x>")
-    assert pairs(found) == [(f"http://site.example/blog/{expected}", "x")]
-
-
-def test_a_data_value_alone_is_an_invalid_address(tmp_path):
-    found = read_page(tmp_path, "<img src='data:image/gif;base64,AA' alt=x>")
-    assert found.dropped == {"invalid_url": 1}
-
-
-def test_entities_are_unescaped_once(tmp_path):
-    found = read_page(tmp_path, '<img src="a.jpg" alt="R&amp;amp;D &eacute;">')
-    assert pairs(found)[0][1] == "R&amp;D é"
-
-
-def test_bytes_are_decoded_by_the_pages_own_charset(tmp_path):
-    html = '<meta charset="windows-1251"><img src="a.jpg" alt="кошка">'
-    encoded = record(html, kind="text/html").replace(
-        html.encode(), html.encode("windows-1251").ljust(len(html.encode()))
-    )
-    assert pairs(read(archive(tmp_path, encoded)))[0][1] == "кошка"
-
-
-@pytest.mark.parametrize(
-    ("head", "headers"),
-    [
-        ('<meta name="robots" content="noai">', []),
-        ('<META NAME="Robots" CONTENT="index, NoImageIndex">', []),
-        ('<meta name="otherbot" content="noimageai">', []),
-        ("", ["X-Robots-Tag: noindex"]),
-        ("", ["x-robots-tag: all", "X-Robots-Tag: otherbot: noai"]),
-    ],
-)
-def test_a_page_that_opts_out_gives_nothing(tmp_path, head, headers):
-    html = f"<head>{head}</head><img src=a.jpg alt=x><img src=b.jpg>"
-    found = read_page(tmp_path, html, headers=headers)
-    assert found.table.num_rows == 0
-    assert found.dropped == {"opted_out_page": 2}
-
-
-def test_only_successful_html_responses_count(tmp_path):
-    html = "<img src=a.jpg alt=x>"
-    path = archive(
-        tmp_path,
-        record(html, status="404 Not Found"),
-        record(html, kind="application/json"),
-        record(html, url="http://second.example/", kind="application/xhtml+xml"),
-    )
-    assert pairs(read(path)) == [("http://second.example/a.jpg", "x")]
-
-
-def three_pages():
-    return [record(f"<img src={i}.jpg alt=x>" + "<p>text</p>" * 9) for i in range(3)]
-
-
-def test_plain_and_packed_archives_give_the_same(tmp_path):
-    plain = read(archive(tmp_path, *three_pages(), name="a.warc"))
-    packed = read(archive(tmp_path, *three_pages()))
-    assert plain.table.equals(packed.table)
-    assert plain.table.num_rows == 3
-    assert plain.damage == packed.damage == []
-
-
-@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
-def test_an_archive_cut_in_a_record_gives_what_lies_before_and_is_named(tmp_path, name):
-    # The cut keeps the last record's picture or loses it; the two records before it always stay.
-    found = read(archive(tmp_path, *three_pages(), name=name, cut=60))
-    assert found.table.num_rows >= 2
-    assert len(found.damage) == 1
-    assert found.damage[0].startswith(f"{name}: ")
-
-
-def test_a_gzip_member_without_its_end_is_noticed(tmp_path):
-    # The record is whole; only the checksum behind it is cut.
-    found = read(archive(tmp_path, *three_pages(), cut=4))
-    assert found.table.num_rows == 3
-    assert "has no end" in found.damage[0]
-
-
-def test_damage_in_the_middle_is_named_with_its_place(tmp_path):
-    path = archive(tmp_path, *three_pages())
-    first = len(gzip.compress(three_pages()[0], mtime=0))
-    content = bytearray(path.read_bytes())
-    content[first + 40 : first + 120] = bytes(80)
-    path.write_bytes(content)
-    found = read(path)
-    assert pairs(found)[0][0].endswith("/0.jpg")
-    assert found.damage
-    assert found.damage[0].startswith("a.warc.gz: ")
-
-
-def test_an_empty_archive_has_no_candidates(tmp_path):
-    found = read(archive(tmp_path, name="a.warc"))
-    assert found.table.num_rows == 0
-
-
-def test_wrong_path_is_a_configuration_error(tmp_path):
-    with pytest.raises(ConfigError, match="must end in one of"):
-        sources.plan(WarcConfig(type="warc", path=str(archive(tmp_path, name="a.txt"))))
+def test_extracts_give_a_part_of_what_pages_give(of_archive, of_extracts):
+    pages, extracts = ({row[:2] for row in pictures} for _, pictures in (of_archive, of_extracts))
+    stand_in = ("http://two.example/blank.gif", "later")  # its data-src is not in the extract
+    assert extracts - pages == {stand_in}
+    assert {text for _, text in pages - extracts} == {
+        *("later", "set", "stand-in", "stand-in of a set", "A red fox <here>", "first"),
+    }

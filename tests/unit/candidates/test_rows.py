@@ -1,5 +1,5 @@
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.candidates import rows, schema, urls
@@ -41,6 +41,7 @@ def test_prefix_goes_before_paths_and_not_before_addresses():
     ]
 
 
+@settings(deadline=None)  # tests may share the machine
 @given(st.lists(st.tuples(st.none() | st.text(max_size=9), st.none() | st.text(max_size=9))))
 def test_every_row_is_kept_or_dropped_once(pairs):
     found = rows.build(

@@ -123,6 +123,32 @@ def test_broken_rows_are_dropped_and_counted(tmp_path):
     assert found[0].dropped == {"unreadable_row": 1}
 
 
+@pytest.mark.parametrize("ending", ["csv", "tsv.gz"])
+def test_a_row_that_is_no_utf8_falls_and_no_other(tmp_path, ending):
+    separator = b"," if ending == "csv" else b"\t"
+    rows = [(b"url", b"caption"), *((b"http://a.com/%d.jpg" % i, b"cat") for i in range(99))]
+    rows[50] = (b"http://a.com/x.jpg", b"caf\xe9")
+    content = b"\n".join(separator.join(row) for row in rows)
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+    config = UrlTableConfig(type="url_table", path=str(path))
+    (part,) = sources.plan(config)
+    found = sources.read(config, part)
+    assert found.table.num_rows == 98
+    assert (found.dropped, found.damage) == ({"unreadable_row": 1}, [])
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"url": ' + "[" * 100_000])
+def test_json_too_deep_to_be_read_is_damage_and_no_crash(tmp_path, content):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"url": "http://a.com/1.jpg", "caption": "a"}\n' + content)
+    config = UrlTableConfig(type="url_table", path=str(path))
+    (part,) = sources.plan(config)
+    found = sources.read(config, part)
+    assert found.table.num_rows == 1
+    assert found.dropped == {"unreadable_row": 1}
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_text_table_that_ends_early_gives_its_start_and_is_named(tmp_path, kind):
     texts = [f"c {index * 7919 % 104729}" for index in range(3000)]
@@ -158,6 +184,40 @@ def test_a_damaged_row_group_is_named_and_the_others_are_read(tmp_path):
     assert found.damage[0].startswith("a.parquet: row group 1 is unreadable")
 
 
+@pytest.mark.parametrize("name", ["b.parquet", "b.csv.gz", "b.json"])
+def test_a_file_that_cannot_be_opened_is_named_and_the_others_are_read(tmp_path, name):
+    write(tmp_path / "a.jsonl", CONTENT["jsonl"])
+    write(tmp_path / "c.jsonl", CONTENT["jsonl"])
+    (tmp_path / name).write_bytes(b"[")
+    table, found = read_all(config(tmp_path, carried_columns=["width"]))
+    assert table.num_rows == 6
+    assert [bool(part.damage) for part in found] == [False, True, False]
+    assert found[1].damage[0].startswith(f"{name}: unreadable")
+
+
+def test_carried_columns_have_one_type_over_all_files(tmp_path):
+    for name, widths in {"a": [1, 2], "b": [None, None], "c": ["1", "2"]}.items():
+        rows = {"url": ["http://a.com/1"] * 2, "caption": ["x"] * 2, "width": widths}
+        pq.write_table(pa.table(rows), tmp_path / f"{name}.parquet")
+    asked = config(tmp_path, carried_columns=["width"])
+    with pytest.raises(ConfigError, match=r"'width' holds int64 in .*a\.parquet and string in .*c"):
+        sources.plan(asked)
+    (tmp_path / "c.parquet").unlink()
+    parts = [sources.read(asked, part).table for part in sources.plan(asked)]
+    together = pa.concat_tables(parts, promote_options="default")
+    assert together.column("width").to_pylist() == [1, 2, None, None]
+
+
+def test_half_a_character_in_json_is_replaced(tmp_path):
+    write(
+        tmp_path / "a.jsonl",
+        '{"url": "http://a.com/1", "caption": "cut \\ud83d", "w": ["\\udc00"]}',
+    )
+    table, _ = read_all(config(tmp_path / "a.jsonl", carried_columns=["w"]))
+    assert table.column("caption").to_pylist() == ["cut \ufffd"]
+    assert table.column("w").to_pylist() == ['["\ufffd"]']
+
+
 def test_missing_column_is_named_with_those_that_exist(tmp_path):
     write(tmp_path / "a.csv", "URL,TEXT\nhttp://a.com/1,x\n")
     with pytest.raises(ConfigError, match=r"'url' is not in .*URL, TEXT; did you mean 'URL'\?"):
@@ -190,6 +250,7 @@ def test_wrong_paths_are_configuration_errors(tmp_path):
         sources.plan(config(tmp_path / "a.xlsx"))
 
 
-def test_a_carried_column_may_not_replace_a_candidates_own():
-    with pytest.raises(ValueError, match="'caption' is a candidate's own column"):
-        config("a.csv", carried_columns=["caption"])
+@pytest.mark.parametrize("names", [["caption"], ["w", "w"], ["query_ids"], ["w", "source_w"]])
+def test_a_carried_column_may_not_replace_another(names):
+    with pytest.raises(ValueError, match=f"'{names[-1]}' is a candidate's own column"):
+        config("a.csv", carried_columns=names)

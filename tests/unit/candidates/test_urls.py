@@ -1,9 +1,11 @@
 import hashlib
 import re
 import unicodedata
+from urllib.parse import urljoin
 
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.candidates import urls
@@ -92,6 +94,7 @@ def test_what_is_no_address_we_may_contact_is_refused(written):
     assert urls.canonical(written) is None
 
 
+@settings(deadline=None)  # tests may share the machine
 @given(
     st.sampled_from(["http://a.com", "HTTPS://Ä.de:8080", "http://1.2.3.4"]),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
@@ -104,6 +107,7 @@ def test_canonical_form_is_a_fixed_point_of_plain_ascii(start, rest):
     assert "/../" not in canonical.split("?")[0]
 
 
+@settings(deadline=None)  # tests may share the machine
 @given(st.text(max_size=60))
 def test_any_text_is_an_address_or_refused(text):
     canonical = urls.canonical(text)
@@ -135,7 +139,97 @@ def test_registered_domain_owns_the_host(address, domain):
     assert urls.registered_domain(address) == domain
 
 
+def test_a_column_has_the_buckets_of_its_addresses():
+    addresses = [
+        "http://a.example.org/x.jpg?u=http://c.com/",
+        "https://b.example.org:8080/",
+        "http://[2001:db8::1]/a",
+        "http://192.0.2.7/",
+        *(f"http://owner{index}.com/{index}/" for index in range(20)),
+    ]
+    column = pa.chunked_array([addresses[:3], addresses[3:]])
+    assert urls.buckets(column, 8).tolist() == [urls.bucket(each, 8) for each in addresses]
+    assert urls.buckets(pa.chunked_array([], pa.string()), 8).tolist() == []
+
+
 def test_hosts_of_one_owner_share_a_bucket_and_owners_spread():
     assert urls.bucket("http://a.example.org/1", 64) == urls.bucket("https://b.example.org/2", 64)
     found = {urls.bucket(f"http://owner{index}.com/", 8) for index in range(200)}
     assert found == set(range(8))
+
+
+JOINED = {
+    "a.jpg": "http://h.com/x/a.jpg",
+    "./a.jpg": "http://h.com/x/a.jpg",
+    "../a.jpg": "http://h.com/a.jpg",
+    "/a.jpg": "http://h.com/a.jpg",
+    "//cdn.com/a.jpg": "http://cdn.com/a.jpg",
+    "///a.jpg": "http://h.com/a.jpg",
+    "?b": "http://h.com/x/y.html?b",
+    "#c": "http://h.com/x/y.html?q=1",
+    "a:b.jpg": None,
+    "a.jpg?x=1:2": "http://h.com/x/a.jpg?x=1:2",
+    "https://o.com/a?": "https://o.com/a?",
+    "HTTPS://O.com": "https://o.com/",
+    "\\a.jpg": "http://h.com/x//a.jpg",
+    "data:image/gif;base64,AA": None,
+    "http://[broken/": None,
+    "//[broken/": None,
+    "mailto:a@b.com": None,
+    "b c.jpg": "http://h.com/x/b%20c.jpg",
+}
+
+
+@pytest.mark.parametrize(("written", "expected"), JOINED.items())
+def test_a_pages_address_is_made_absolute(written, expected):
+    joined = urls.joiner("http://h.com/x/y.html?q=1")(written)
+    assert (urls.canonical(joined) if joined else None) == expected
+
+
+@settings(deadline=None)  # tests may share the machine
+@given(
+    st.sampled_from(["http://h.com", "https://h.com/a/b.html", "http://h.com:81/a/?q=/z#/w"]),
+    st.text(st.sampled_from("ab%.:&=@ä-_[]"), min_size=1, max_size=8),
+)
+def test_joining_agrees_with_the_standard_library(base, written):
+    try:
+        expected = urls.canonical(urljoin(base, written))
+    except ValueError:
+        expected = None
+    joined = urls.joiner(base)(written)
+    assert (urls.canonical(joined) if joined else None) == expected
+
+
+@pytest.mark.parametrize("base", ["", "nowhere", "http://[broken/", "http://h.com/a b/c"])
+def test_any_base_gives_an_address_or_none(base):
+    assert urls.joiner(base)("http://o.com/a.jpg") in ("http://o.com/a.jpg", None)
+    urls.joiner(base)("a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("path", "address"),
+    {
+        "a.jpg": "file:///a.jpg",
+        "./b//c.jpg": "file:///b/c.jpg",
+        "b/../c.jpg": "file:///c.jpg",
+        "..a.jpg": "file:///..a.jpg",
+        "100%25.jpg": "file:///100%2525.jpg",
+        "../a.jpg": None,
+        "b/../../a.jpg": None,
+        "/etc/passwd": None,
+        ".": None,
+        "..": None,
+        "\udcff.jpg": None,
+    }.items(),
+)
+def test_files_of_a_folder_have_addresses_that_lead_nowhere_else(path, address):
+    assert urls.local(path) == address
+    if address is not None:
+        assert urls.canonical(address) is None
+        assert urls.local(urls.local_path(address)) == address
+
+
+def test_files_of_a_folder_are_spread_over_buckets():
+    found = {urls.bucket(f"file:///{index}.jpg", 8) for index in range(200)}
+    assert found == set(range(8))
+    assert urls.local_path("http://a.com/b.jpg") is None

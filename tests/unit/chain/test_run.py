@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.chain.run import check_output_dir
+from pipeline.chain.stages import foreign_hashes, stages
 from pipeline.config import load_run
 from pipeline.errors import ConfigError
 from pipeline.run_file import RunFile
@@ -24,3 +25,16 @@ def test_another_runs_folder_is_refused_once_something_is_finished_there(tmp_pat
         return
     with pytest.raises(ConfigError, match="belongs to another run"):
         check_output_dir(demo_in(tmp_path))
+
+
+def test_a_changed_file_of_prompts_makes_another_generation(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    run = demo_in(tmp_path / "run", f"generate.prompts={{type: file, path: {prompts}}}")
+    prompts.write_text("a cat\n")
+    before = foreign_hashes(run)
+    prompts.write_text("\na cat \n")
+    assert foreign_hashes(run) == before
+    prompts.write_text("a dog\n")
+    assert foreign_hashes(run)["prompts"] != before["prompts"]
+    generate = next(stage for stage in stages(run) if stage.name == "generate")
+    assert "prompts" in generate.inputs

@@ -10,6 +10,7 @@ from fastwarc.warc import ArchiveIterator
 from PIL import Image
 
 from pipeline.candidates import common_crawl
+from pipeline.candidates.config import WarcConfig
 from pipeline.demo.captions import mentions_held_out
 from pipeline.demo.config import FaultRates, SmallWebConfig
 from pipeline.demo.plan import DROP_REASONS, page_hosts
@@ -232,14 +233,14 @@ def test_the_warc_holds_every_pair_and_is_the_same_twice(web, tmp_path):
 def test_our_own_extractor_finds_every_candidate_of_the_warc(web, tmp_path):
     path = tmp_path / "web.warc.gz"
     write_warc(web, path)
-    damage = []
-    found, dropped = Counter(), Counter()
-    for page in common_crawl.pages(str(path), damage):
-        candidates = common_crawl.candidates_of(page)
-        rows = candidates.table.select(["url", "caption"]).to_pylist()
-        found.update((row["url"], row["caption"]) for row in rows)
-        dropped.update(candidates.dropped)
+    config = WarcConfig(type="warc", path=str(path))
+    (partition,) = common_crawl.plan(config)
+    candidates = common_crawl.read(config, partition)
+    rows = candidates.table.select(["url", "caption"]).to_pylist()
+    found = Counter((row["url"], row["caption"]) for row in rows)
     early = ("empty_alt", "noai_page", "broken_address")
-    assert dropped == Counter({DROP_REASONS[kind]: web.expected_counts()[kind] for kind in early})
+    assert candidates.dropped == Counter(
+        {DROP_REASONS[kind]: web.expected_counts()[kind] for kind in early}
+    )
     assert found == Counter((p.url, p.caption) for p in web.pairs if p.kind not in early)
-    assert damage == []
+    assert candidates.damage == []

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.evaluation import report_sections, svg
+from pipeline.curation.extrapolation import Estimate as Expected
+from pipeline.curation.pilot import Pilot
+from pipeline.evaluation import report_queries, report_sections, svg
 from pipeline.evaluation.judges import confusion
 from pipeline.evaluation.metrics import Estimate, proportion
 from pipeline.evaluation.report import render, write_report
@@ -20,6 +22,7 @@ from pipeline.evaluation.report_data import (
     NamedConfusion,
     Neighbour,
     QueryCount,
+    QueryYields,
     ReportData,
     Score,
     ScoreTable,
@@ -28,6 +31,28 @@ from pipeline.evaluation.report_data import (
     Thumbnail,
 )
 
+QUERIES = QueryYields(
+    facts={
+        "limit": 40.0,
+        "unmatched_share": 0.25,
+        "num_queries": 3,
+        "num_matched": 2,
+        "num_head": 1,
+        "largest_matched": 1000,
+        "largest_kept": 41,
+        "num_above_limit": 1,
+        "tail_share_before": 0.003,
+        "tail_share_after": 0.07,
+        "largest_owned": 40,
+        "sources": {"0-<list>": {"num_queries": 3, "num_matched": 2, "matched": 1003, "kept": 44}},
+    },
+    before=[1000.0, 3.0],
+    after=[41.0, 3.0],
+    most_frequent=[
+        QueryCount("shape", "0-<list>", 1000, 40, 41, None),
+        QueryCount("star", "0-<list>", 3, 3, 3, None),
+    ],
+)
 VOID = {"meta", "img", "line", "circle", "polyline", "br"}
 
 
@@ -46,6 +71,14 @@ def data():
         subtitle="Five models",
         facts=[("Seed", "0")],
         headlines=[Headline("Colour right", "83.2 %", "n = 256")],
+        pilot=Pilot(
+            sample=0.001,
+            candidates=1_000_000,
+            num_used=1000,
+            estimates={"cost": Expected(12.5, 11.0, 14.0, "money", "at <1> per hour")},
+            dropped={"dns_error": Expected(7000.0, 4000.0, 11000.0, "pairs")},
+            unseen_high95=3827.0,
+        ),
         score_tables=[
             ScoreTable(
                 "Held out",
@@ -64,7 +97,7 @@ def data():
         ],
         curves=[Curve("prior", [0.0, 512.0, 1024.0], [3.0, float("nan"), 1.0], "1,024 samples")],
         funnel=Funnel(10, 6, {"http_error": 3, "too_small": 1}, 5),
-        queries=[QueryCount("shape", 1000, 40), QueryCount("star", 3, 3)],
+        queries=QUERIES,
         kept=[Thumbnail(image, "kept one")],
         dropped={"too_small": [Thumbnail(image, "tiny")]},
         costs=[StageCost("train_prior", 95.0, 3 << 30), StageCost("embed", 2.0, None, "skipped")],
@@ -125,6 +158,11 @@ def test_everything_that_was_given_is_shown_and_escaped(data):
         "&lt;script&gt;alert(1)&lt;/script&gt;",
         "a &quot;red&quot; circle",
         "83.2 %",
+        "This run used 0.1 % of the pictures: 1,000 pairs that stand for 1,000,000 candidates",
+        "at &lt;1&gt; per hour",
+        "11.00 – 14.00",
+        "dns error",
+        "4,000 pairs – 11,000 pairs",
         "– http error",
         "27.41",
         "−1.0 %",
@@ -143,7 +181,7 @@ def test_a_missing_section_states_its_reason_and_an_unexplained_one_is_left_out(
         data,
         score_tables=[],
         confusions=[],
-        queries=[],
+        queries=None,
         missing={"scores": "Nothing judges photographs."},
     )
     checker = checked(render(partial))
@@ -162,6 +200,11 @@ def test_the_file_is_written_whole(data, tmp_path):
     uri = str(tmp_path / "report.html")
     write_report(data, uri)
     assert (tmp_path / "report.html").read_text() == render(data)
+
+
+def test_queries_that_found_nothing_have_a_plot_too(data):
+    found = replace(QUERIES, before=[], after=[], most_frequent=[])
+    assert "<svg" in report_queries.queries(replace(data, queries=found))
 
 
 def test_funnel_bars_have_the_length_of_their_share(data):

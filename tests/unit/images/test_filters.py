@@ -1,29 +1,9 @@
 import pytest
 
 from pipeline.images.config import FilterConfig
-from pipeline.images.filters import caption_reason, picture_reason, repeats_reason
+from pipeline.images.filters import picture_reason
 
-CONFIG = FilterConfig(
-    min_side_px=100,
-    max_aspect_ratio=3.0,
-    min_caption_chars=5,
-    min_caption_words=2,
-    max_caption_repeats=3,
-)
-
-
-@pytest.mark.parametrize(
-    ("caption", "reason"),
-    [
-        ("a cat", None),
-        ("a ca", "caption_too_short"),
-        ("photograph", "caption_too_short"),
-        ("ein Haus", None),
-        ("猫 と 犬", None),
-    ],
-)
-def test_captions_need_characters_and_words(caption, reason):
-    assert caption_reason(caption, CONFIG) == reason
+CONFIG = FilterConfig(min_side_px=100, max_aspect_ratio=3.0)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +21,3 @@ def test_captions_need_characters_and_words(caption, reason):
 )
 def test_pictures_need_a_side_and_a_shape(size, reason):
     assert picture_reason(*size, CONFIG) == reason
-
-
-def test_a_caption_may_stand_on_as_many_pictures_as_configured():
-    assert repeats_reason(3, CONFIG) is None
-    assert repeats_reason(4, CONFIG) == "repeated_caption"

@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.draws import hash64
@@ -61,6 +61,7 @@ PAIRS = st.lists(st.sets(st.integers(0, 7), max_size=4), max_size=40).map(
 )
 
 
+@settings(deadline=None)
 @given(
     pairs=PAIRS,
     mode=st.sampled_from(["sample", "cap"]),
@@ -73,6 +74,7 @@ def test_the_kept_set_depends_on_no_order_and_no_partitioning(pairs, mode, limit
     assert keep(pairs, asked, num=num, order=order) == keep(pairs, asked)
 
 
+@settings(deadline=None)
 @given(pairs=PAIRS, limit=st.integers(1, 6), num=st.integers(1, 4), seed=st.integers(0, 5))
 def test_cap_is_capped_and_maximal(pairs, limit, num, seed):
     kept, reasons = keep(pairs, config("cap", limit, seed=seed), num=num)
@@ -88,11 +90,25 @@ def test_cap_is_capped_and_maximal(pairs, limit, num, seed):
             assert text not in owner
 
 
+@settings(deadline=None)
 @given(pairs=PAIRS, mode=st.sampled_from(["sample", "cap"]))
 def test_a_limit_above_every_count_keeps_every_pair_with_a_query(pairs, mode):
     kept, reasons = keep(pairs, config(mode, 100))
     assert kept == {uid(index) for index, found in pairs if found}
     assert set(reasons.values()) <= {"no_query"}
+
+
+@pytest.mark.parametrize("mode", ["sample", "cap"])
+def test_one_two_and_seven_partitions_keep_the_same_pairs(mode):
+    rng = np.random.default_rng(1)
+    pairs = [
+        (i, set((rng.geometric(0.3, rng.integers(5)) - 1).tolist()) & set(range(8)))
+        for i in range(3000)
+    ]
+    whole = keep(pairs, config(mode, 40))
+    assert 40 < len(whole[0]) < 1000
+    for num in (2, 7):
+        assert keep(pairs, config(mode, 40), num=num, order=num) == whole
 
 
 def assert_within_five_deviations(num_kept, num_pairs, rate):
@@ -114,6 +130,22 @@ def test_sample_lets_any_query_keep_a_pair():
     counts = np.array([4000, 2000], np.int64)
     result = balancing.keep_sampled(*columns(pairs), counts, config("sample", 1000))
     assert_within_five_deviations(int(result.mask.sum()), 4000, 5 / 8)
+
+
+def test_sample_keeps_of_overlapping_queries_what_its_rule_expects():
+    rng = np.random.default_rng(2)
+    pairs = [
+        (i, set(np.flatnonzero(rng.random(8) < 0.5 ** np.arange(1, 9)).tolist()))
+        for i in range(8000)
+    ]
+    num_pairs = np.array([sum(query in found for _, found in pairs) for query in range(8)])
+    drop = 1 - np.minimum(1, 150 / num_pairs)
+    chances = np.array([1 - np.prod(drop[list(found)]) for _, found in pairs])
+    kept, _ = keep(pairs, config("sample", 150))
+    for query in range(8):
+        members = [i for i, found in pairs if query in found]
+        expected, spread = chances[members].sum(), (chances * (1 - chances))[members].sum() ** 0.5
+        assert abs(sum(uid(i) in kept for i in members) - expected) <= 5 * spread + 1e-6
 
 
 def test_oversampling_multiplies_the_limit():

@@ -1,43 +1,20 @@
-import html
 import random
-import unicodedata
+from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import regex
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError
+from pipeline.queries import matching, vocabulary
 from pipeline.queries.matching import Matcher, normalised
+from pipeline.queries.tokens import split, unicode_alphabet
+from tests.matching_reference import find
 
-
-def literal_reference(queries, caption):
-    """The published rule, word for word: pad, wrap seven marks, white space, substring."""
-    text = f" {caption} "
-    for mark in ",.;:?!`":
-        text = text.replace(mark, f" {mark} ")
-    for space in "\t\n\r":
-        text = text.replace(space, " ")
-    return [index for index, query in enumerate(queries) if f" {query} " in text]
-
-
-def normalised_reference(queries, caption):
-    """Words and signs of the folded text; a query is a run of the caption's."""
-
-    def tokens(text):
-        folded = unicodedata.normalize("NFC", html.unescape(text)).casefold()
-        return regex.findall(r"\w+|[^\w\s]", unicodedata.normalize("NFC", folded))
-
-    words, found = tokens(caption), []
-    for index, query in enumerate(map(tokens, queries)):
-        starts = range(len(words) - len(query) + 1)
-        if any(words[start : start + len(query)] == query for start in starts):
-            found.append(index)
-    return found
-
-
-REFERENCES = {"literal": literal_reference, "normalised": normalised_reference}
+PROFILES = ["literal", "normalised"]
 
 TABLE = [
     ("cat", "a cat, asleep", True, True),
@@ -63,14 +40,21 @@ TABLE = [
 def test_documented_examples(query, caption, literal, folded):
     for profile, expected in (("literal", literal), ("normalised", folded)):
         assert Matcher([query], profile).match([caption]).to_pylist() == [[0] * expected]
+        assert find([query], [caption], profile) == [[0] * expected]
 
 
-# A small alphabet of whatever the rules treat in a special way makes collisions likely.
-PIECES = [*"aAbé ,.;:?!`()&-'\t\n\r\u00a0ß1_", "  ", "e\u0301", "&amp;", "&nbsp;", "St.", "\u0130"]
+# A small alphabet of whatever the rules treat in a special way makes collisions likely; words of
+# seven, eight and more bytes are looked up in different ways.
+PIECES = [
+    *"aAbé ,.;:?!`()&-'\t\n\r\0\u00a0ß1_猫“🐈",
+    *["  ", "e\u0301", "&amp;", "&nbsp;", "&#10;", "St.", "\u0130", "\u3000", "\u1e9b\u0323"],
+    *["abcdefg", "abcdefgh", "abcdefgha", "abcdefghabcdefgh", "ähnlich", "ÄHNLICHE"],
+]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 
 
-@pytest.mark.parametrize("profile", REFERENCES)
+@pytest.mark.parametrize("profile", PROFILES)
+@settings(deadline=None)  # compared with hundreds of milliseconds on a busy machine
 @given(queries=st.lists(TEXTS, min_size=1, max_size=12), captions=st.lists(TEXTS, max_size=8))
 def test_ids_equal_the_reference(profile, queries, captions):
     if profile == "literal":
@@ -78,18 +62,74 @@ def test_ids_equal_the_reference(profile, queries, captions):
     else:
         queries = [query for query in queries if normalised(query)]
     matched = Matcher(queries, profile).match(captions)
-    assert matched.to_pylist() == [REFERENCES[profile](queries, text) for text in captions]
+    assert matched.to_pylist() == find(queries, captions, profile)
 
 
-@pytest.mark.parametrize("profile", REFERENCES)
+def corpus(seed):
+    """Captions of a few dozen short and long words, with marks, and queries that occur in them."""
+    rng = random.Random(seed)
+    words = [f"{'wort' * rng.randint(0, 5)}{index}" for index in range(40)]
+    queries = sorted({" ".join(rng.choices(words, k=rng.randint(1, 4))) for _ in range(600)})
+    captions = [" ".join(rng.choices([*words, ",", "Größe", "&amp;"], k=30)) for _ in range(60)]
+    return queries, [f"{text.capitalize()}." for text in captions]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
 def test_ids_equal_the_reference_on_long_captions(profile):
-    rng = random.Random(0)
-    words = [f"w{index}" for index in range(40)]
-    queries = sorted({" ".join(rng.choices(words, k=rng.randint(1, 3))) for _ in range(600)})
-    captions = [" ".join(rng.choices(words, k=30)).capitalize() + "." for _ in range(60)]
+    queries, captions = corpus(0)
     matched = Matcher(queries, profile).match(pa.array(captions)).to_pylist()
-    assert matched == [REFERENCES[profile](queries, text) for text in captions]
+    assert matched == find(queries, captions, profile)
     assert sum(map(len, matched)) > 1000
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_neither_blocks_nor_chunks_nor_slices_change_the_ids(profile, monkeypatch):
+    queries, captions = corpus(1)
+    matcher = Matcher(queries, profile)
+    whole = matcher.match(captions).to_pylist()
+    monkeypatch.setattr(matching, "BLOCK_BYTES", 400)
+    column = pa.array(captions, pa.large_string())
+    assert matcher.match(column).to_pylist() == whole
+    assert matcher.match(column.slice(7, 30)).to_pylist() == whole[7:37]
+    chunks = pa.chunked_array([column.slice(0, 9), column.slice(9, 0), column.slice(9)])
+    assert matcher.match(chunks).to_pylist() == whole
+    assert matcher.match(pa.chunked_array([], pa.string())).to_pylist() == []
+
+
+def test_words_whose_hashes_collide_are_told_apart(monkeypatch):
+    hashes = vocabulary._hashes
+
+    def poor(words, start, length, seed):
+        """All alike with the first seed."""
+        return hashes(words, start, length, seed) * np.uint64(seed > 0)
+
+    monkeypatch.setattr(vocabulary, "_hashes", poor)
+    captions = ["caterpillar", "caterpillaR", "Caterpillar", "caterpilla", "caterpillars"]
+    found = Matcher(["caterpillar"], "literal").match(captions).to_pylist()
+    assert found == [[0], [], [], [], []]
+    found = Matcher(["caterpillar", "cat", "caterpillars"], "literal").match(captions).to_pylist()
+    assert found == [[0], [], [], [], [2]]
+
+
+@pytest.mark.parametrize("num_keys", [0, 1, 2, 1000])
+def test_a_table_finds_its_keys_and_no_other(num_keys):
+    keys = np.random.default_rng(0).permutation(3 * num_keys).astype(np.uint64)[:num_keys]
+    numbers = {int(key): number for number, key in enumerate(keys)}
+    asked = np.arange(3 * num_keys + 5, dtype=np.uint64)
+    found = vocabulary.Table(keys).find(asked).tolist()
+    assert found == [numbers.get(int(key), vocabulary.UNKNOWN) for key in asked]
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(), max_size=6))
+def test_words_and_signs_of_any_script_are_cut_like_the_form(texts):
+    found = split(pa.array(texts, pa.string()), unicode_alphabet())
+    pieces = [
+        found.data[start : start + length].decode()
+        for start, length in zip(found.start, found.length, strict=True)
+    ]
+    for text, (first, after) in zip(texts, pairwise(found.first), strict=True):
+        assert pieces[first:after] == regex.findall(r"\w+|[^\w\s]", text.encode().lower().decode())
 
 
 def test_neighbours_that_share_a_space_both_match():
