@@ -96,8 +96,8 @@ class WarcConfig(ArchiveSettings):
 class WatConfig(ArchiveSettings):
     """Extracts of web archives (``.wat``, ``.wat.gz``): the same of less, in a sixth of the bytes.
 
-    They hold ``src``, ``alt`` and ``title``, neither ``srcset`` nor ``data-src``: a picture that a
-    script loads later has a placeholder's address, or none.
+    They hold ``src``, ``alt`` and ``title``, neither ``srcset`` nor ``data-src``: of a picture that
+    a script loads later they know no address, or that of the picture shown until then.
     """
 
     type: Literal["wat"]

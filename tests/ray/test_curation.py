@@ -335,19 +335,10 @@ def test_no_working_file_is_left(world, undisturbed):
 
 
 def test_killed_workers_and_an_aborted_run_change_no_byte(world, undisturbed, monkeypatch):
-    crawl_bucket, write_bucket = curate_stage.crawl_bucket, curate_stage.write_bucket
     flags = world.folder / "flags"
-    once = flagged(flags)
-
-    def dying_crawl(plan, bucket):
-        if bucket == 1 and once("crawl"):
-            os.environ["FAIL_AT"] = "storage.before_rename:2"
-        return crawl_bucket(plan, bucket)
-
-    def dying_write(plan, bucket):
-        if bucket == 2 and once("write"):
-            os.environ["FAIL_AT"] = "storage.after_rename:3"
-        return write_bucket(plan, bucket)
+    flags.mkdir()
+    dying_crawl = dying(curate_stage.crawl_bucket, 1, "storage.before_rename:2", flags / "crawl")
+    dying_write = dying(curate_stage.write_bucket, 2, "storage.after_rename:3", flags / "write")
 
     def aborting_judge(plan):
         raise DataError("the test aborts this run")
@@ -368,19 +359,10 @@ def test_killed_workers_and_an_aborted_run_change_no_byte(world, undisturbed, mo
 
 @pytest.mark.parametrize("mode", ["cap", "sample"])
 def test_killed_and_resumed_balancing_keeps_the_same_pairs(world, mode, monkeypatch):
-    match_part, keep_bucket = balance_stage.match_part, balance_stage.keep_bucket
     flags = world.folder / f"flags-{mode}"
-    once = flagged(flags)
-
-    def dying_match(plan, part):
-        if once("match"):
-            os.environ["FAIL_AT"] = "storage.after_write:1"
-        return match_part(plan, part)
-
-    def dying_keep(plan, bucket):
-        if bucket == 1 and once("keep"):
-            os.environ["FAIL_AT"] = "storage.before_rename:2"
-        return keep_bucket(plan, bucket)
+    flags.mkdir()
+    dying_match = dying(balance_stage.match_part, 0, "storage.after_write:1", flags / "match")
+    dying_keep = dying(balance_stage.keep_bucket, 1, "storage.before_rename:2", flags / "keep")
 
     def aborting_merge(plan):
         raise DataError("the test aborts this run")
@@ -400,17 +382,16 @@ def test_killed_and_resumed_balancing_keeps_the_same_pairs(world, mode, monkeypa
     assert pairs == again
 
 
-def flagged(folder):
-    """Says yes once per name, in whichever process."""
-    folder.mkdir()
+def dying(step, doomed, point, flag):
+    """The step, in a worker that dies at a failpoint the first time it does one partition."""
 
-    def once(name):
-        if (folder / name).exists():
-            return False
-        (folder / name).touch()
-        return True
+    def step_that_dies_once(plan, index):
+        if index == doomed and not flag.exists():
+            flag.touch()
+            os.environ["FAIL_AT"] = point
+        return step(plan, index)
 
-    return once
+    return step_that_dies_once
 
 
 def files_with_times(folder):
