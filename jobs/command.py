@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,9 @@ EPILOG = """exit codes: 0 done, 2 usage or configuration, 3 a quality gate faile
 standard output ends with one JSON object."""
 
 Choose = Callable[["RunFile", argparse.Namespace], Sequence[str] | None]
-Show = Callable[["RunFile", argparse.Namespace], Iterable[dict[str, Any]]]
+Show = Callable[["RunFile", argparse.Namespace], Iterable[dict[str, Any] | str]]
 AddOptions = Callable[[argparse.ArgumentParser], None]
+Instead = Callable[["RunFile", argparse.Namespace], dict[str, Any] | None]
 
 
 def run_job(
@@ -41,6 +42,7 @@ def run_job(
     choose: Choose,
     add_options: AddOptions | None = None,
     arguments: Sequence[str] | None = None,
+    instead: Instead | None = None,
 ) -> int:
     """Parse the command line, run the chosen stages of a run file, report; returns the exit code.
 
@@ -49,6 +51,8 @@ def run_job(
         choose: Run file and options → names of the stages to run, None for all.
         add_options: Adds a job's own options.
         arguments: The command line, ``sys.argv`` by default.
+        instead: Other work of the job, where the options ask for it: run file and options → the
+            job's last line, or None to run the stages.
     """
     parser = _parser(description)
     parser.add_argument(
@@ -59,7 +63,7 @@ def run_job(
     if add_options is not None:
         add_options(parser)
     options = parser.parse_args(arguments)
-    return _guarded(options, lambda: _run(options, choose))
+    return _guarded(options, lambda: _run(options, choose, instead))
 
 
 def show_job(
@@ -68,11 +72,11 @@ def show_job(
     add_options: AddOptions,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Parse the command line and print what a run's folders say; writes nothing.
+    """Parse the command line and print what a run's folders say; no result of the run changes.
 
     Args:
         description: The job's docstring, shown by ``--help``.
-        show: Run file and options → objects, printed as one line of JSON each.
+        show: Run file and options → objects, printed as one line of JSON each, or lines of text.
         add_options: Adds the job's own options.
         arguments: The command line, ``sys.argv`` by default.
     """
@@ -98,6 +102,27 @@ def _parser(description: str) -> argparse.ArgumentParser:
         help="override one key of the run file; may be repeated",
     )
     return parser
+
+
+def sample_options(parser: argparse.ArgumentParser, name: str, what: str) -> None:
+    """The options of jobs that are about some samples."""
+    kinds = "key, uid, url, domain, sha256, phash or picture (a file or a folder of pictures)"
+    parser.add_argument(
+        name,
+        dest="samples",
+        action="append",
+        default=[],
+        metavar="KIND=VALUE",
+        help=f"{what}, by {kinds}; KIND=@FILE reads one value per line; may be repeated",
+    )
+    parser.add_argument(
+        "--max-hamming",
+        type=int,
+        default=4,
+        metavar="BITS",
+        help="bits by which perceptual hashes (phash, picture) may differ (default: 4)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per line, not text")
 
 
 def pilot_options(parser: argparse.ArgumentParser) -> None:
@@ -170,16 +195,20 @@ def _print(options: argparse.Namespace, show: Show) -> int:
     from pipeline.run_file import RunFile
 
     for found in show(load_run(RunFile, options.config, options.set), options):
-        sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
+        text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+        sys.stdout.write(text + "\n")
     return EXIT_OK
 
 
-def _run(options: argparse.Namespace, choose: Choose) -> int:
+def _run(options: argparse.Namespace, choose: Choose, instead: Instead | None) -> int:
     from pipeline.chain.stages import check_stages
     from pipeline.config import load_run
     from pipeline.run_file import RunFile
 
     run = load_run(RunFile, options.config, options.set)
+    line = None if instead is None else instead(run, options)
+    if line is not None:
+        return _done(options, line)
     chosen = choose(run, options)
     check_stages(run, chosen or ())
     if options.dry_run:
@@ -195,12 +224,21 @@ def _run(options: argparse.Namespace, choose: Choose) -> int:
     summary = run_chain(run, Progress(), chosen)
     line = headline(run, summary)
     failed = failed_gates(summary)
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
     if failed is not None:
+        _print_line(line)
         raise failed
+    return _done(options, line)
+
+
+def _done(options: argparse.Namespace, line: dict[str, Any]) -> int:
+    _print_line(line)
     _record(options, EXIT_OK, "done", "", line)
     return EXIT_OK
+
+
+def _print_line(line: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
 
 
 def _say(text: str) -> None:

@@ -1,7 +1,11 @@
 """Balance candidates by queries, crawl them, and write deduplicated WebDataset shards.
 
+With a section ``adopt`` instead: take shards that somebody else wrote, where they lie. With a
+section ``img2dataset`` in the place of ``curate``: let it do the crawl, for trusted addresses.
+
 python -m jobs.curate --config jobs/configs/demo/run.yaml
 python -m jobs.curate --config jobs/configs/real/laion.yaml --texts-only
+python -m jobs.curate --config jobs/configs/real/webdataset.yaml --set adopt.path=shards
 ray job submit --working-dir . -- python -m jobs.curate --config jobs/configs/demo/run.yaml
 """
 
@@ -27,8 +31,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def choose(run: "RunFile", options: argparse.Namespace) -> Sequence[str]:
-    """Balancing, then the pictures unless they are not wanted yet."""
-    return ["balance"] if options.texts_only or run.curate is None else ["balance", "curate"]
+    """Balancing, then the pictures unless they are not wanted yet; or adopting what is there."""
+    if run.adopt is not None:
+        return ["curate"]
+    has_pictures = run.curate is not None or run.img2dataset is not None
+    return ["balance", "curate"] if has_pictures and not options.texts_only else ["balance"]
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def add_stage(parser: argparse.ArgumentParser) -> None:
 
 def choose(run: "RunFile", options: argparse.Namespace) -> Sequence[str]:
     """The one named training stage of the run file."""
-    stages = [name for name, _ in run.training_stages()]
+    stages = run.model_stages()
     if options.stage not in stages:
         trained = ", ".join(stages) or "nothing"
         raise ConfigError(f"--stage {options.stage}: this run file trains {trained}")

@@ -5,8 +5,10 @@ any order, after any restart.
 """
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
+from jaxtyping import UInt64
 
 
 def hash64(*parts: int | str | bytes) -> int:
@@ -16,6 +18,21 @@ def hash64(*parts: int | str | bytes) -> int:
         data = part if isinstance(part, bytes) else str(part).encode()
         digest.update(len(data).to_bytes(4, "little") + data)
     return int.from_bytes(digest.digest(), "little")
+
+
+def hash64_each(texts: Iterable[str], *parts: int | str | bytes) -> UInt64[np.ndarray, " text"]:
+    """``hash64(*parts, text)`` of each text, about three times as fast."""
+    start = b"".join(
+        len(data).to_bytes(4, "little") + data
+        for data in (part if isinstance(part, bytes) else str(part).encode() for part in parts)
+    )
+    digests = [
+        hashlib.blake2b(
+            start + len(data).to_bytes(4, "little") + data, digest_size=8, usedforsecurity=False
+        ).digest()
+        for data in map(str.encode, texts)
+    ]
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
 def uniform(*parts: int | str | bytes) -> float:

@@ -2,28 +2,46 @@
 
 Sections stand in the order of the work, and a run file may stop after any of them: with ``queries``
 alone it builds a query list, with ``candidates`` and ``balance`` it chooses pairs, with ``curate``
-it makes shards.
+it makes shards. Or it starts from shards that are there (``adopt``) and from a CLIP that is there
+(``open_clip``).
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from pipeline import storage
 from pipeline.candidates.config import SourceConfig
 from pipeline.config import StrictModel
 from pipeline.curation.config import BalanceStageConfig, CurateConfig, Prices
+from pipeline.curation.img2dataset_config import Img2datasetConfig
 from pipeline.demo.config import SmallWebConfig
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.generation.config import GenerateConfig
+from pipeline.models.config import OpenClipConfig
 from pipeline.queries.config import QueriesConfig
 from pipeline.run_rules import RULES
 from pipeline.runtime import RayConfig
+from pipeline.selection.config import ScoreConfig
+from pipeline.shards.adopt_config import AdoptConfig
 from pipeline.shards.embed_config import EmbedConfig
 from pipeline.shards.select_config import SelectConfig
 from pipeline.tracking import TrackingConfig
-from pipeline.training.config import TrainConfig, UpsamplerTaskConfig
+from pipeline.training.config import LinearPriorTraining, TrainConfig, UpsamplerTaskConfig
 
+
+def _kind_of_prior(section: Any) -> str:  # noqa: ANN401 - whatever a run file holds
+    """A prior in closed form has no steps, batches or learning rate to state."""
+    task = section.get("task") if isinstance(section, dict) else getattr(section, "task", None)
+    kind = task.get("type") if isinstance(task, dict) else getattr(task, "type", None)
+    return (LinearPriorTraining if kind == "linear_prior" else TrainConfig).__name__
+
+
+Prior = Annotated[
+    Annotated[TrainConfig, Tag(TrainConfig.__name__)]
+    | Annotated[LinearPriorTraining, Tag(LinearPriorTraining.__name__)],
+    Discriminator(_kind_of_prior),
+]
 Candidates = Annotated[SmallWebConfig | SourceConfig, Field(discriminator="type")]
 
 
@@ -43,14 +61,23 @@ class RunFile(StrictModel):
     output_dir: Annotated[str, AfterValidator(storage.absolute)]
     """Folder (or URI) that holds everything the run writes; a relative one is made absolute, since
     workers have working directories of their own."""
-    queries: QueriesConfig
+    queries: QueriesConfig | None = None
     candidates: Candidates | None = None
     balance: BalanceStageConfig | None = None
     curate: CurateConfig | None = None
+    img2dataset: Img2datasetConfig | None = None
+    """Instead of ``curate``: img2dataset downloads, its shards are adopted as the stage."""
+    adopt: AdoptConfig | None = None
+    """Instead of ``queries`` to ``curate``: somebody else's shards, as the stage ``curate``."""
     clip: TrainConfig | None = None
+    open_clip: OpenClipConfig | None = None
+    """Instead of ``clip``: weights that are there already, as the stage ``clip``."""
     embed: EmbedConfig | None = None
+    score: ScoreConfig | None = None
+    """What ``select`` chooses by; without this section, by what `embed` and the shards say."""
     select: SelectConfig | None = None
-    prior: TrainConfig | None = None
+    prior: Prior | None = None
+    """By ``task.type``: ``prior`` (diffusion), ``autoregressive_prior`` or ``linear_prior``."""
     decoder: TrainConfig | None = None
     upsamplers: tuple[TrainConfig, ...] = ()
     """Smallest first; each starts from the side at which the one before it ends."""
@@ -64,10 +91,29 @@ class RunFile(StrictModel):
             rule(self)
         return self
 
+    def scoring(self) -> ScoreConfig | None:
+        """The section ``score``, or its defaults where ``select`` needs scores; None: neither."""
+        return self.score or (ScoreConfig() if self.select is not None else None)
+
     def training_stages(self) -> list[tuple[str, TrainConfig]]:
-        """Stage name and section of every model that the run trains, in order."""
+        """Stage name and section of every model that the run trains in steps, in order."""
         named = [("clip", self.clip), ("prior", self.prior), ("decoder", self.decoder)]
-        return [*((n, each) for n, each in named if each is not None), *self.upsampler_stages()]
+        in_steps = [(name, each) for name, each in named if isinstance(each, TrainConfig)]
+        return [*in_steps, *self.upsampler_stages()]
+
+    def model_stages(self) -> list[str]:
+        """Names of the stages that make a model from data, in steps or in closed form."""
+        names = [name for name, _ in self.training_stages()]
+        closed = isinstance(self.prior, LinearPriorTraining)
+        return [*names, "prior"] if closed else names
+
+    def views_px(self) -> tuple[int, ...]:
+        """Sides of the views that the run makes."""
+        if self.adopt is not None:
+            return self.adopt.views_px
+        if self.img2dataset is not None:
+            return self.img2dataset.views_px
+        return self.curate.shards.views_px if self.curate is not None else ()
 
     def upsampler_stages(self) -> list[tuple[str, TrainConfig]]:
         """Stage name and section of every upsampler, such as ``upsampler_64_256``."""

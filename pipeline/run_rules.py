@@ -6,11 +6,17 @@ Each rule takes the run and raises ValueError: value, rule and remedy in one lin
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pipeline import storage
+from pipeline.candidates.config import FolderConfig
 from pipeline.demo.config import SmallWebConfig
 from pipeline.generation.config import HeldOutPrompts
+from pipeline.models.config import ClipConfig
 from pipeline.training.config import (
+    AutoregressivePriorTaskConfig,
     ClipTaskConfig,
     DecoderTaskConfig,
+    LinearPriorTaskConfig,
+    LinearPriorTraining,
     PriorTaskConfig,
     UpsamplerTaskConfig,
 )
@@ -19,29 +25,48 @@ if TYPE_CHECKING:
     from pipeline.run_file import RunFile
 
 NEEDS = {
-    "balance": ("candidates",),
+    "candidates": ("queries",),
+    "balance": ("queries", "candidates"),
     "curate": ("balance",),
-    "clip": ("curate", "embed", "select"),
-    "embed": ("clip",),
+    "img2dataset": ("balance",),
+    "clip": ("curate or img2dataset or adopt", "embed", "select"),
+    "embed": ("curate or img2dataset or adopt", "clip or open_clip"),
+    "score": ("embed",),
     "select": ("embed",),
     "prior": ("select",),
     "decoder": ("select",),
     "upsamplers": ("decoder",),
-    "generate": ("prior", "decoder"),
+    "generate": ("decoder",),
     "evaluate": ("generate",),
 }
 """Sections without which a section has nothing to work on; CLIP's training obeys the split that
 ``select`` states."""
-TASKS = {"clip": ClipTaskConfig, "prior": PriorTaskConfig, "decoder": DecoderTaskConfig}
+INSTEAD = {
+    "adopt": ("queries", "candidates", "balance", "curate", "img2dataset"),
+    "img2dataset": ("curate",),
+    "open_clip": ("clip",),
+}
+"""Sections that bring what others would make."""
+TASKS = {
+    "clip": (ClipTaskConfig,),
+    "prior": (PriorTaskConfig, AutoregressivePriorTaskConfig),
+    "decoder": (DecoderTaskConfig,),
+}
+_READS_CLIP = (
+    PriorTaskConfig, AutoregressivePriorTaskConfig, LinearPriorTaskConfig, DecoderTaskConfig,
+)  # fmt: skip
+_DIFFUSES = (PriorTaskConfig, DecoderTaskConfig, UpsamplerTaskConfig)
 
 
 def sections_have_what_they_need(run: "RunFile") -> None:
     """A section's inputs are sections of the same file."""
     needs = dict(NEEDS)
-    if run.queries.reads_captions():
+    if run.queries is not None and run.queries.reads_captions():
         needs["queries"] = ("candidates",)
     for section, needed in needs.items():
-        missing = [name for name in needed if not getattr(run, name)]
+        missing = [
+            names for names in needed if not any(getattr(run, n) for n in names.split(" or "))
+        ]
         if getattr(run, section) and missing:
             raise ValueError(
                 f"section {section} needs {' and '.join(missing)}; add what is missing, or leave "
@@ -49,17 +74,30 @@ def sections_have_what_they_need(run: "RunFile") -> None:
             )
 
 
+def something_starts_the_run(run: "RunFile") -> None:
+    """A run begins with queries or with shards that are there, and nothing is made twice."""
+    if run.queries is None and run.adopt is None:
+        raise ValueError("a run starts with the section queries, or with adopt for existing shards")
+    for section, others in INSTEAD.items():
+        both = [name for name in others if getattr(run, name)]
+        if getattr(run, section) and both:
+            raise ValueError(
+                f"section {section} stands in the place of {', '.join(others)}, this run has "
+                f"{', '.join(both)} too; leave one out"
+            )
+
+
 def tasks_stand_in_their_sections(run: "RunFile") -> None:
     """``prior`` trains a prior."""
     for name, config in run.training_stages():
-        if not isinstance(config.task, TASKS.get(name, UpsamplerTaskConfig)):
+        if not isinstance(config.task, TASKS.get(name, (UpsamplerTaskConfig,))):
             section = name if name in TASKS else "upsamplers"
             raise ValueError(f"section {section} holds a task of type {config.task.type}")
 
 
 def samples_can_be_balanced(run: "RunFile") -> None:
     """A pilot's share leaves a query at least one caption to be made of and one pair to keep."""
-    if run.candidates is None:
+    if run.candidates is None or run.queries is None:
         return
     run.queries.for_sample(run.candidates.sample)
     if run.balance is not None:
@@ -68,17 +106,27 @@ def samples_can_be_balanced(run: "RunFile") -> None:
 
 def models_know_their_clip(run: "RunFile") -> None:
     """Prior and decoder are as wide as the CLIP that this run trains."""
-    for name, config in run.training_stages():
-        task, clip = config.task, run.clip.task if run.clip is not None else None
-        if isinstance(task, PriorTaskConfig | DecoderTaskConfig) and isinstance(
-            clip, ClipTaskConfig
-        ):
-            wanted = (clip.model.embed_dim, clip.model.text.width)
+    clip = run.clip.task if run.clip is not None else None
+    if isinstance(clip, ClipTaskConfig):
+        check_widths(run, clip.model)
+
+
+def check_widths(run: "RunFile", clip: ClipConfig) -> None:
+    """Compare what prior and decoder state of their CLIP with the one that they will get.
+
+    Raises:
+        ValueError: They state another.
+    """
+    wanted = (clip.embed_dim, clip.text.width)
+    closed = [("prior", run.prior)] if isinstance(run.prior, LinearPriorTraining) else []
+    for name, config in [*run.training_stages(), *closed]:
+        task = config.task
+        if isinstance(task, _READS_CLIP):
             stated = (task.model.clip.embed_dim, task.model.clip.text_width)
             if stated != wanted:
                 raise ValueError(
-                    f"{name}.task.model.clip states embed_dim, text_width = {stated}, the section "
-                    f"clip trains {wanted}; write the same values"
+                    f"{name}.task.model.clip states embed_dim, text_width = {stated}, the CLIP of "
+                    f"this run has {wanted}; write the same values"
                 )
 
 
@@ -100,13 +148,17 @@ def sides_join(run: "RunFile") -> None:
 
 def views_exist(run: "RunFile") -> None:
     """Every view that a model reads is written."""
-    views = run.curate.shards.views_px if run.curate is not None else ()
+    views = run.views_px()
+    section_of_views = "curate.shards.views_px"
+    for section in ("adopt", "img2dataset"):
+        if getattr(run, section):
+            section_of_views = f"{section}.views_px"
     for section, config in run.training_stages():
         task = config.task
         reads_view = isinstance(task, DecoderTaskConfig | UpsamplerTaskConfig)
         if reads_view and task.view_px not in views:
             raise ValueError(
-                f"{section} reads a {task.view_px} px view, curate.shards.views_px={views}; add it"
+                f"{section} reads a {task.view_px} px view, {section_of_views}={views}; add it"
             )
 
 
@@ -115,7 +167,14 @@ def profiles_exist(run: "RunFile") -> None:
     if run.select is None:
         return
     made = tuple(run.select.profiles)
-    named = [(n, c.profile) for n, c in run.training_stages() if n != "clip"]
+    named = [
+        (f"{name}.mixture" if config.mixture else name, source.profile)
+        for name, config in run.training_stages()
+        for source in config.sources()
+        if name != "clip" and source.path is None
+    ]
+    if isinstance(run.prior, LinearPriorTraining):
+        named.append(("prior", run.prior.profile))
     if run.evaluate is not None:
         named.append(("evaluate", run.evaluate.profile))
     for section, profile in named:
@@ -123,6 +182,44 @@ def profiles_exist(run: "RunFile") -> None:
             raise ValueError(
                 f"{section}.profile={profile!r} is not in select.profiles={made}; add it there"
             )
+
+
+def profiles_read_what_is_scored(run: "RunFile") -> None:
+    """Bounds are on columns that the stage `score` makes."""
+    scoring = run.scoring()
+    if run.select is None or scoring is None:
+        return
+    floor = scoring.semantic.floor if scoring.semantic is not None else None
+    has_sets = bool(scoring.evaluation_sets)
+    if told := run.select.unscored(scoring.numeric_columns(), floor, has_sets=has_sets):
+        raise ValueError(told)
+
+
+def stated_hashes_are_carried(run: "RunFile") -> None:
+    """The column whose hashes the crawl compares comes along with the candidates."""
+    column = run.curate.crawl.sha256_column if run.curate is not None else None
+    carried = getattr(run.candidates, "carried_columns", ())
+    if column is not None and column not in carried:
+        raise ValueError(
+            f"curate.crawl.sha256_column={column!r} is not in "
+            f"candidates.carried_columns={carried}; add it there"
+        )
+
+
+def img2dataset_reaches_the_pictures(run: "RunFile") -> None:
+    """img2dataset fetches from the web, onto a local disk."""
+    if run.img2dataset is None:
+        return
+    if isinstance(run.candidates, SmallWebConfig | FolderConfig):
+        raise ValueError(
+            f"section img2dataset fetches from the web, candidates.type={run.candidates.type} is "
+            "read by our own crawl alone; use section curate"
+        )
+    if not storage.is_local(run.output_dir):
+        raise ValueError(
+            f"section img2dataset writes to a local folder, output_dir={run.output_dir!r} is none; "
+            "name one, or use section curate"
+        )
 
 
 def sampling_fits_the_models(run: "RunFile") -> None:
@@ -139,13 +236,25 @@ def sampling_fits_the_models(run: "RunFile") -> None:
     named = [name for name, _ in upsamplers]
     sampled |= dict(zip(named, run.generate.upsamplers, strict=False))
     for name, config in run.training_stages():
-        if name in sampled and not isinstance(config.task, ClipTaskConfig):
+        if name in sampled and isinstance(config.task, _DIFFUSES):
             wanted, trained = sampled[name].num_steps, config.task.diffusion.num_steps
             if wanted > trained:
                 raise ValueError(
                     f"generate asks {name} for num_steps={wanted}, it is trained with {trained}; "
                     "use fewer"
                 )
+
+
+def the_decoder_gets_its_embedding(run: "RunFile") -> None:
+    """A decoder that reads pictures' embeddings is sampled with a prior."""
+    task = run.decoder.task if run.decoder is not None else None
+    if run.generate is None or run.prior or not isinstance(task, DecoderTaskConfig):
+        return
+    if task.model.embedding == "z_img":
+        raise ValueError(
+            "section generate needs prior: decoder.task.model.embedding=z_img are embeddings of "
+            "pictures, which a prior draws; add it, or train the decoder on z_txt or none"
+        )
 
 
 def prompts_exist(run: "RunFile") -> None:
@@ -160,6 +269,7 @@ def prompts_exist(run: "RunFile") -> None:
 
 
 RULES: tuple[Callable[["RunFile"], None], ...] = (
+    something_starts_the_run,
     sections_have_what_they_need,
     tasks_stand_in_their_sections,
     samples_can_be_balanced,
@@ -167,6 +277,10 @@ RULES: tuple[Callable[["RunFile"], None], ...] = (
     sides_join,
     views_exist,
     profiles_exist,
+    profiles_read_what_is_scored,
+    stated_hashes_are_carried,
+    img2dataset_reaches_the_pictures,
     sampling_fits_the_models,
+    the_decoder_gets_its_embedding,
     prompts_exist,
 )

@@ -1,7 +1,9 @@
 """Steps of a stage over rows, each a Ray Data graph; what is done is recorded and not done again.
 
 A row's result is a small JSON mapping, written when all of the row's files are there. The same call
-after any death goes on with the rows that have none.
+after any death goes on with the rows that have none. (Ray Data's own checkpoints keep rows of one
+graph that ends in a file sink; here a row is a shard's or a bucket's whole work, its files are
+written by the task, and later steps read its record, so the record is the checkpoint.)
 """
 
 import time
@@ -89,6 +91,11 @@ class Steps:
 def result(folder: str, name: str, number: int) -> Row:
     """What a row of an earlier step gave; for tasks of a later one."""
     return storage.read_json(_place(storage.join(folder, "done", name), number))["result"]
+
+
+def has_result(folder: str, name: str, number: int) -> bool:
+    """Whether a row of a step is done."""
+    return storage.exists(_place(storage.join(folder, "done", name), number))
 
 
 def _place(folder: str, number: int) -> str:

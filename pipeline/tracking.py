@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.config import StrictModel
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
 
 STATE = "tracking.json"
 BATCH = 500  # MLflow takes at most 1,000 metrics a call
@@ -192,6 +192,36 @@ class StageRun:
         for path in artifacts:
             self._client.log_artifact(self.run_id, str(path))
         self._client.set_terminated(self.run_id, status)
+
+
+def keep_files(config: TrackingConfig, output_dir: str, run_id: str, places: Sequence[str]) -> None:
+    """Keep files with a run that is finished already.
+
+    Args:
+        config: Where runs are tracked.
+        output_dir: Output folder of the chain.
+        run_id: Of a stage's run.
+        places: Local files.
+
+    Raises:
+        StorageError: The store is away, does not know the run or takes no files.
+    """
+    os.environ.setdefault("MLFLOW_ENABLE_TELEMETRY", "false")
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    for library in ("mlflow", "alembic"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    uri = store_uri(config, output_dir)
+    try:
+        client = MlflowClient(uri)
+        for place in places:
+            client.log_artifact(run_id, str(storage.local_path(place)))
+    except (MlflowException, OSError) as error:
+        raise StorageError(
+            f"{uri}: run {run_id} takes no files ({error}); they lie at {', '.join(places)}: start "
+            "the server and call again, or call with --no-tracking"
+        ) from error
 
 
 def import_early() -> None:

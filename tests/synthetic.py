@@ -16,7 +16,7 @@ from torch import nn
 from pipeline import storage
 from pipeline.draws import hash64
 from pipeline.results import Result, publish_result
-from pipeline.shards import assemble, embedding_files, writer
+from pipeline.shards import assemble, embedding_files, writer, z_statistics
 from pipeline.shards.assemble import PoolSample
 from pipeline.shards.curated import CuratedDataset
 from pipeline.shards.embedding_files import ShardEmbeddings
@@ -34,11 +34,13 @@ def sample_key(number: int) -> str:
     return f"{hash64('key', number):016x}{hash64('key2', number):016x}"
 
 
-def make_curated(folder: Path, num_samples: int = 60, per_shard: int = 10) -> Result:
+def make_curated(
+    folder: Path, num_samples: int = 60, per_shard: int = 10, first: int = 0
+) -> Result:
     """Pictures of one colour each, two captions for every third, clusters of two neighbours."""
     uri = str(folder / "curate" / "000000000000")
     samples, pictures = [], b""
-    keys = sorted(sample_key(number) for number in range(num_samples))
+    keys = sorted(sample_key(number) for number in range(first, first + num_samples))
     for number, key in enumerate(keys):
         colour = tuple(hash64("colour", key, channel) % 256 for channel in range(3))
         picture = io.BytesIO()
@@ -86,12 +88,12 @@ def write(uri: str, samples: list[PoolSample], pictures: bytes, per_shard: int):
         )
 
 
-def publish(uri: str, stage: str, content: dict) -> Result:
+def publish(uri: str, stage: str, content: dict, config: dict | None = None) -> Result:
     return publish_result(
         uri,
         stage=stage,
         identity="0" * 64,
-        config={},
+        config=config or {},
         inputs={},
         content=content,
         circumstance={},
@@ -130,11 +132,17 @@ def make_embedded(folder: Path, curated: Result) -> Result:
         )
     statistics = json.dumps({"mean": [0.0] * DIM, "std": [1.0] * DIM}).encode()
     storage.write_bytes(storage.join(uri, embedding_files.STATISTICS), statistics)
+    rows = (embedding_files.read_z_img(storage.join(uri, e["name"]), DIM) for e in entries)
+    storage.write_bytes(
+        storage.join(uri, embedding_files.PCA),
+        z_statistics.as_file(z_statistics.principal_components(rows, DIM)),
+    )
     content = {
         "dim": DIM,
         "clip_sha256": "c" * 64,
         "shards": entries,
         "statistics_sha256": storage.sha256_of(storage.join(uri, embedding_files.STATISTICS)),
+        "pca_sha256": storage.sha256_of(storage.join(uri, embedding_files.PCA)),
     }
     return publish(uri, "embed", content)
 
@@ -212,9 +220,9 @@ def train_config(**changes) -> TrainConfig:
     return TrainConfig.model_validate(values | changes)
 
 
-def make_dataset(folder: Path) -> DataPlace:
-    """A curated and embedded data set with a keep-list."""
-    curated = make_curated(folder)
+def make_dataset(folder: Path, num_samples: int = 60, first: int = 0) -> DataPlace:
+    """A curated and embedded data set with a keep-list; another ``first`` gives other keys."""
+    curated = make_curated(folder, num_samples, first=first)
     embedded = make_embedded(folder, curated)
     return DataPlace(curated.uri, make_keep_list(folder, curated), embedded.uri)
 

@@ -113,7 +113,7 @@ def test_every_failpoint_has_its_own_name():
 
 
 def test_the_public_python_surface_is_what_the_readme_says():
-    block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    block = re.search(r"### Python\n.*?```python\n(.*?)```", README, re.DOTALL)
     assert block is not None
     imports = [n for n in ast.parse(block.group(1)).body if isinstance(n, ast.ImportFrom)]
     names = {f"{node.module}.{alias.name}" for node in imports for alias in node.names}

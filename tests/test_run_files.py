@@ -16,6 +16,8 @@ def test_a_run_file_parses_and_its_head_is_a_claim(path):
     values = yaml.safe_load(path.read_text())
     if values.get("candidates", {}).get("type") == "url_table":
         overrides = ["candidates.path=pairs.parquet"]
+    if "adopt" in values:
+        overrides = ["adopt.path=shards"]
     run = load_run(RunFile, path, overrides)
     assert run.name
     head = path.read_text().split("\nname:")[0]

@@ -59,18 +59,18 @@ def make_stack(folder: Path, seed: int = 0) -> dict[str, Result]:
     return results
 
 
-def train_result(folder, name, network, task, inputs=None) -> Result:
-    """What a training stage leaves behind."""
+def train_result(folder, name, network, task, inputs=None, more=None, stated=False) -> Result:
+    """What a training stage leaves behind; ``stated``: its manifest holds its settings too."""
     uri = str(folder / name / "000000000000")
     weights = storage.join(uri, "weights.safetensors")
-    config = {"task": task, "inputs": inputs or {}}
+    config = {"task": task, "inputs": inputs or {}, **(more or {})}
     export_weights(weights, network.state_dict(), config, task["type"])
     entry = {
         "name": "weights.safetensors",
         "sha256": storage.sha256_of(weights),
         "num_bytes": storage.size_of(weights),
     }
-    return publish(uri, name, {"weights": entry})
+    return publish(uri, name, {"weights": entry}, config if stated else {})
 
 
 def with_clip(embedded: Result, clip: Result) -> Result:

@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 from pipeline.candidates.config import CaptionFilterConfig
 
 CAPTION_TOO_SHORT = "caption_too_short"
+CAPTION_TOO_LONG = "caption_too_long"
 REPEATED_CAPTION = "repeated_caption"
 
 
@@ -16,15 +17,29 @@ def caption_reasons(
 
     Args:
         captions: NFC texts without nulls.
-        config: ``min_chars`` in characters, ``min_words`` in runs between spaces.
+        config: Least and largest numbers of characters, and of words (runs between spaces).
     """
     trimmed = pc.call_function("utf8_trim_whitespace", [captions])
     words = pc.call_function("utf8_split_whitespace", [trimmed])
     num_words = pc.call_function("list_value_length", [words])
     num_chars = pc.call_function("utf8_length", [captions])
-    few_words = pc.call_function("less", [num_words, pa.scalar(config.min_words)])
-    few_chars = pc.call_function("less", [num_chars, pa.scalar(config.min_chars)])
-    return reason_where(pc.call_function("or", [few_words, few_chars]), CAPTION_TOO_SHORT)
+    few = _outside("less", (num_words, config.min_words), (num_chars, config.min_chars))
+    many = _outside("greater", (num_words, config.max_words), (num_chars, config.max_chars))
+    short, long = reason_where(few, CAPTION_TOO_SHORT), reason_where(many, CAPTION_TOO_LONG)
+    return pc.call_function("coalesce", [short, long])
+
+
+def _outside(
+    comparison: str, *numbers: tuple[pa.Array | pa.ChunkedArray, int | None]
+) -> pa.BooleanArray | pa.ChunkedArray:
+    """Where any of the numbers is less, or greater, than its limit; None is no limit."""
+    fallen = [
+        pc.call_function(comparison, [values, pa.scalar(limit)])
+        if limit is not None
+        else pc.call_function("is_null", [values])
+        for values, limit in numbers
+    ]
+    return pc.call_function("or", fallen)
 
 
 def are_repeated(

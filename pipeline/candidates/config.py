@@ -16,6 +16,15 @@ class CaptionFilterConfig(StrictModel):
     """Least number of characters."""
     min_words: int = Field(default=2, ge=1)
     """Least number of words (runs between spaces)."""
+    max_chars: int | None = Field(default=None, ge=1)
+    """Largest number of characters; None sets no limit."""
+    max_words: int | None = Field(default=None, ge=1)
+    """Largest number of words; None sets no limit."""
+    languages: tuple[str, ...] = ()
+    """Languages that are kept, in codes of ISO 639-1 (``en``); with none named, all are kept."""
+    min_language_score: float = Field(default=0.2, ge=0, le=1)
+    """Least probability of all ``languages`` together; two words seldom reach 0.5 even in the right
+    one, other languages' sentences hardly 0.05."""
     max_repeats: int = Field(default=10, ge=1)
     """A caption on more pictures than this says nothing about any of them: all fall."""
 

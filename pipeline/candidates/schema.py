@@ -86,6 +86,7 @@ OPTED_OUT_PAGE = "opted_out_page"
 NOT_IN_SAMPLE = "not_in_sample"
 NO_QUERY = "no_query"
 OVER_QUERY_LIMIT = "over_query_limit"
+OVER_HOST_LIMIT = "over_host_limit"
 
 
 def matched(candidate: pa.Schema) -> pa.Schema:

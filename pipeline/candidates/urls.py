@@ -179,7 +179,7 @@ def registered_domain(url: str) -> str:
     Args:
         url: A canonical address.
     """
-    return _domain_of_host(host(url))
+    return domain_of_host(host(url))
 
 
 def bucket(url: str, num_buckets: int) -> int:
@@ -197,15 +197,24 @@ def bucket(url: str, num_buckets: int) -> int:
 
 def buckets(addresses: pa.ChunkedArray, num_buckets: int) -> Int64[np.ndarray, " url"]:
     """``bucket`` of each canonical address of a column without nulls; works once per host."""
-    options = pc.ReplaceSubstringOptions(r"^(https?://[^/]*/).*$", r"\1")
-    column = addresses.combine_chunks()
-    coded = pc.call_function("replace_substring_regex", [column], options).dictionary_encode()
+    coded = sites(addresses)
     found = [bucket(site, num_buckets) for site in coded.dictionary.to_pylist()]
     return np.array(found, np.int64)[coded.indices.to_numpy()]
 
 
+def sites(addresses: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Scheme, host and port of each canonical address of a column, each once, with a final slash.
+
+    Files of a folder have no site: their address stands whole.
+    """
+    options = pc.ReplaceSubstringOptions(r"^(https?://[^/]*/).*$", r"\1")
+    column = addresses.combine_chunks()
+    return pc.call_function("replace_substring_regex", [column], options).dictionary_encode()
+
+
 @lru_cache(maxsize=1 << 16)
-def _domain_of_host(name: str) -> str:
+def domain_of_host(name: str) -> str:
+    """``registered_domain`` of a host's name."""
     return _extract(name).top_domain_under_public_suffix or name
 
 

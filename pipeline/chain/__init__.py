@@ -1,6 +1,8 @@
 """All stages of a run file in one go: runs what is not done, skips what is.
 
-Reading order: ``stages`` (their table), ``run`` (the chain itself), ``describe`` (what a dry run
-prints), ``report`` (the page), ``pilot`` (a run on a sample), ``headline`` (the numbers a job
-prints last).
+Reading order: ``given`` (inputs that no stage made), ``oracle`` (what judges the small web),
+``stages`` (their table), ``plan`` (what is finished), ``run`` (the chain itself), ``describe``
+(what a dry run prints), ``report`` (the page), ``pilot`` (a run on a sample), ``headline`` (the
+numbers a job prints last), ``card`` (the data card); ``lineage`` (who held or read a sample),
+``removal`` and ``compaction``.
 """

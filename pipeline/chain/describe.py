@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from pipeline.chain.run import Step, check_output_dir, plan
+from pipeline.chain.plan import Step, check_output_dir, plan
 from pipeline.chain.stages import preflight
 from pipeline.run_file import RunFile
 

@@ -14,29 +14,19 @@ from types import TracebackType
 from typing import Any
 
 from pipeline import lease, results, storage
-from pipeline.chain import pilot
+from pipeline.chain import given, pilot
+from pipeline.chain.plan import Step, check_output_dir, plan, run_config
 from pipeline.chain.report import REPORT, commit, write_report
-from pipeline.chain.stages import Stage, Work, check_stages, foreign_hashes, preflight, stages
+from pipeline.chain.stages import Work, preflight, stages
 from pipeline.config import semantic
 from pipeline.curation.pilot import Pilot
 from pipeline.errors import ConfigError
-from pipeline.identity import fingerprint, stage_identity
+from pipeline.identity import fingerprint
 from pipeline.memory import PeakMemory
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.run_file import RunFile
 from pipeline.tracking import StageRun, Tracking, import_early
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage as it stands in storage."""
-
-    stage: Stage
-    identity: str | None
-    """None where an input is not finished, so that the identity cannot be known yet."""
-    uri: str | None
-    result: Result | None
 
 
 @dataclass
@@ -69,64 +59,6 @@ def union_s(intervals: Sequence[tuple[float, float]]) -> float:
     return total
 
 
-def plan(run: RunFile, foreign: Mapping[str, str] | None = None) -> list[Step]:
-    """Every stage with its identity as far as known, and its result where finished.
-
-    Args:
-        run: The run file.
-        foreign: ``foreign_hashes`` of the run, where they are known: many files take long.
-    """
-    steps: list[Step] = []
-    hashes = dict(foreign_hashes(run) if foreign is None else foreign)
-    for stage in stages(run):
-        identity = uri = result = None
-        if all(name in hashes for name in stage.inputs):
-            inputs = {name: hashes[name] for name in stage.inputs}
-            identity = stage_identity(stage.name, stage.version, stage.config, inputs)
-            uri = results.place(run.output_dir, stage.name, identity)
-            result = results.read_result(uri)
-        if result is not None:
-            hashes[stage.name] = result.manifest_hash
-        steps.append(Step(stage, identity, uri, result))
-    return steps
-
-
-def finished(run: RunFile, name: str) -> Result:
-    """The result of one stage.
-
-    Raises:
-        ConfigError: It is not finished.
-    """
-    check_stages(run, [name])
-    step = next(step for step in plan(run) if step.stage.name == name)
-    if step.result is None:
-        raise ConfigError(f"stage {name} is not finished in {run.output_dir}; run it first")
-    return step.result
-
-
-def check_output_dir(run: RunFile) -> None:
-    """Refuse an output folder that another run file wrote.
-
-    Raises:
-        ConfigError: The folder holds another run, or files that no run wrote.
-    """
-    index_uri = storage.join(run.output_dir, results.INDEX)
-    if storage.exists(index_uri):
-        index = storage.read_json(index_uri)
-        changed = _changed_keys(index["config"], _run_config(run))
-        # A folder in which nothing was finished holds nothing that another run could spoil.
-        if changed and index["stages"]:
-            raise ConfigError(
-                f"{run.output_dir} belongs to another run: {', '.join(changed[:8])} differ; "
-                "choose another folder with --set output_dir=... or restore these values"
-            )
-    elif foreign := sorted(set(storage.list_names(run.output_dir)) - {lease.LEASE, "result.json"}):
-        raise ConfigError(
-            f"{run.output_dir} holds files that no run wrote ({', '.join(foreign[:3])}); "
-            "choose an empty folder with --set output_dir=..."
-        )
-
-
 def _pilot_is_done(run: RunFile, wanted: set[str], summary: Summary) -> bool:
     """Whether all is finished that this call wanted of what a pilot runs."""
     stages_of_it = {stage.name for stage in stages(run)} & set(pilot.STAGES) & wanted
@@ -135,23 +67,9 @@ def _pilot_is_done(run: RunFile, wanted: set[str], summary: Summary) -> bool:
 
 def _report_is_due(run: RunFile, summary: Summary) -> bool:
     """After any work on pairs or pictures, and where a call died before it wrote the report."""
-    if "balance" not in summary.results:
+    if not {"balance", "curate"} & summary.results.keys():
         return False
     return bool(summary.ran) or not storage.exists(storage.join(run.output_dir, REPORT))
-
-
-def _run_config(run: RunFile) -> dict[str, Any]:
-    return {k: v for k, v in semantic(run).items() if k not in ("name", "output_dir")}
-
-
-def _changed_keys(before: Any, now: Any, path: str = "") -> list[str]:  # noqa: ANN401 - JSON
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            changed
-            for key in sorted({*before, *now})
-            for changed in _changed_keys(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    return [] if before == now else [path]
 
 
 def run_chain(run: RunFile, progress: Progress, only: Sequence[str] | None = None) -> Summary:
@@ -169,11 +87,11 @@ def run_chain(run: RunFile, progress: Progress, only: Sequence[str] | None = Non
     started = time.time()
     check_output_dir(run)
     wanted = {stage.name for stage in stages(run)} if only is None else set(only)
-    foreign = foreign_hashes(run)
+    foreign = given.hashes(run)
     summary = Summary(wanted=wanted)
     with ExitStack() as stack:
         peak = stack.enter_context(PeakMemory())
-        session = _Session(run, foreign, progress, summary, stack)
+        session = Session(run, foreign, progress, summary, stack)
         for index in range(len(stages(run))):
             step = plan(run, foreign)[index]
             if step.result is None and step.stage.name in wanted:
@@ -197,7 +115,7 @@ def run_chain(run: RunFile, progress: Progress, only: Sequence[str] | None = Non
     return summary
 
 
-class _Session:
+class Session:
     """What running stages needs, opened when the first unfinished stage is met."""
 
     def __init__(
@@ -208,12 +126,22 @@ class _Session:
         summary: Summary,
         stack: ExitStack,
     ) -> None:
-        self._foreign = foreign
-        self._run, self._progress, self._summary, self._stack = run, progress, summary, stack
+        """Open nothing yet.
+
+        Args:
+            run: The run file.
+            foreign: What it starts from, by name.
+            progress: Where to tell people how far it is.
+            summary: What this call did; its results are what stages stand on.
+            stack: Closes what is opened.
+        """
+        self._foreign, self.summary = foreign, summary
+        self._run, self._progress, self._stack = run, progress, stack
         self._tracking: Tracking | None = None
 
     def execute(self, step: Step, peak: PeakMemory) -> Step:
-        summary = self._summary
+        """Run one stage on the summary's results, and publish what it gives."""
+        summary = self.summary
         if step.identity is None or step.uri is None:
             missing = [name for name in step.stage.stage_inputs if name not in summary.results]
             raise ConfigError(
@@ -234,14 +162,24 @@ class _Session:
             stage_run.finish("FINISHED", numbers(output.content), _artifacts(result))
         summary.work += [interval for interval in output.work if interval[0] >= started]
         summary.ran.append(step.stage.name)
+        summary.results[step.stage.name] = result
         self._progress.say(f"{step.stage.name}: done in {time.time() - started:.0f} s")
         self.write_index()
         return Step(step.stage, step.identity, step.uri, result)
 
+    def preflight(self) -> None:
+        """Refuse what would fail later, before anything is started."""
+        preflight(self._run)
+
+    def finished_stages(self) -> Mapping[str, Result]:
+        """What the index shall name."""
+        steps = plan(self._run, self._foreign)
+        return {step.stage.name: step.result for step in steps if step.result is not None}
+
     def _open(self) -> Tracking:
         from pipeline.runtime import ray_session
 
-        preflight(self._run)
+        self.preflight()
         import_early()
         self._stack.enter_context(lease.hold(self._run.output_dir))
         self.write_index()
@@ -262,7 +200,7 @@ class _Session:
         status = "FINISHED" if kind is None else "FAILED"
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             status = "KILLED"
-        final = self._summary.results.get("evaluate")
+        final = self.summary.results.get("evaluate")
         report = Path(storage.join(self._run.output_dir, REPORT))
         artifacts = [path for path in [report] if path.exists()]
         self._tracking.finish(status, numbers(final.content) if final else {}, artifacts)
@@ -316,10 +254,9 @@ class _Session:
 
     def write_index(self) -> None:
         """``run.json``: whose folder this is, and where each finished stage's result lies."""
-        steps = plan(self._run, self._foreign)
-        finished = {step.stage.name: step.result for step in steps if step.result is not None}
+        finished = self.finished_stages()
         base = self._run.output_dir.rstrip("/") + "/"
-        config = _run_config(self._run)
+        config = run_config(self._run)
         places = {name: result.uri.removeprefix(base) for name, result in finished.items()}
         upsamplers = [name for name, _ in self._run.upsampler_stages() if name in places]
         index = {

@@ -6,41 +6,37 @@ new ones. Functions import their stage when they run: planning a run imports not
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from pydantic import BaseModel
 
 from pipeline import storage
 from pipeline.candidates.config import SourceConfig, WarcConfig
-from pipeline.config import semantic
+from pipeline.chain import given
+from pipeline.chain.oracle import held_out, judge
 from pipeline.curation.config import BalanceStageConfig, CurateConfig
+from pipeline.curation.img2dataset_config import Img2datasetConfig
 from pipeline.demo.config import SmallWebConfig
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.generation.config import GenerateConfig, PromptFile
-from pipeline.identity import fingerprint
+from pipeline.models.config import OpenClipConfig
 from pipeline.progress import Progress
 from pipeline.queries.config import QueriesConfig
 from pipeline.results import Result, StageOutput
 from pipeline.run_file import RunFile
+from pipeline.run_rules import check_widths
+from pipeline.selection.config import ScoreConfig
+from pipeline.shards.adopt_config import AdoptConfig
 from pipeline.shards.embed_config import EmbedConfig
 from pipeline.shards.select_config import SelectConfig
 from pipeline.tracking import StageRun
-from pipeline.training.config import DecoderTaskConfig, TrainConfig, UpsamplerTaskConfig
+from pipeline.training.config import LinearPriorTraining, TrainConfig
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from pipeline.evaluation.judges import TestedJudge
-    from pipeline.generation.prompts import Prompt
-
-NUM_KNOWN = 512
-"""Renderings of known content by which the oracle itself is judged; damaged ones come on top."""
-FOREIGN = ("candidates", "query files", "split", "prompts")
-"""Inputs that are no stages: what ``foreign_hashes`` names."""
-SMALL_WEB_VERSION = 1
-"""Raised when the small web's pages or pictures change."""
+OPT_OUTS = "opt_outs"
+"""Folder of a run's ledger of opt-outs."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +59,14 @@ class Stage:
     version: int
     config: BaseModel
     inputs: tuple[str, ...]
-    """Names of earlier stages, or of what the run starts from (``foreign_hashes``)."""
+    """Names of earlier stages, or of what the run starts from (``given.hashes``)."""
     run: Callable[[Any, Work], StageOutput]
     """Called with the stage's configuration."""
 
     @property
     def stage_inputs(self) -> list[str]:
         """The inputs that are stages."""
-        return [name for name in self.inputs if name not in FOREIGN]
+        return [name for name in self.inputs if not given.is_given(name)]
 
 
 _Row = tuple[str, int, BaseModel | None, tuple[str, ...], Callable[[Any, Work], StageOutput]]
@@ -81,30 +77,57 @@ def stages(run: RunFile) -> list[Stage]:
     upsamplers = run.upsampler_stages()
     names = [name for name, _ in upsamplers]
     generative = ("curate", "clip", "embed", "select")
-    models = ("clip", "embed", "prior", "decoder", *names)
+    models = ("clip", "embed", *(("prior",) if run.prior else ()), "decoder", *names)
     if run.generate is not None and isinstance(run.generate.prompts, PromptFile):
         models += ("prompts",)
     # A list that no caption enters stays the same for other candidates.
-    listed = ("candidates", "query files") if run.queries.reads_captions() else ("query files",)
-    scored = ("curate", "clip", "embed", "select", *names, "generate")
+    reads_captions = run.queries is not None and run.queries.reads_captions()
+    listed = ("candidates", "query files") if reads_captions else ("query files",)
+    crawled: tuple[str, ...] = ("balance",)
+    if run.curate is not None and run.curate.crawl.earlier_crawls:
+        crawled += (given.EARLIER_CRAWLS,)
+    adopted: tuple[str, ...] = ("shards",)
+    if given.filters(run).block_lists:
+        crawled, adopted = (*crawled, given.BLOCK_LISTS), (*adopted, given.BLOCK_LISTS)
+    judged = ("curate", "clip", "embed", "select", *names, "generate")
     rows: list[_Row] = [
         ("queries", 1, run.queries, listed, _queries),
         ("balance", 1, run.balance, ("candidates", "queries"), _balance),
-        ("curate", 2, run.curate, ("balance",), _curate),
+        ("curate", 4, run.curate, crawled, _curate),
+        ("curate", 1, run.img2dataset, ("balance",), _img2dataset),
+        ("curate", 2, run.adopt and run.adopt.without_place(), adopted, _adopt),
         ("clip", 1, run.clip, ("curate", "split"), _training("clip")),
-        ("embed", 1, run.embed, ("curate", "clip"), _embed),
-        ("select", 1, run.select, ("curate", "embed"), _select),
+        ("clip", 1, run.open_clip and run.open_clip.without_place(), ("weights",), _open_clip),
+        ("embed", 2, run.embed, ("curate", "clip"), _embed),
+        ("score", 1, run.scoring(), _scored(run), _score),
+        ("select", 2, run.select, _selected(run), _select),
         ("prior", 1, run.prior, generative, _training("prior")),
         ("decoder", 1, run.decoder, generative, _training("decoder")),
         *((name, 1, config, ("curate", "select"), _training(name)) for name, config in upsamplers),
         ("generate", 1, run.generate, models, _generate),
-        ("evaluate", 1, run.evaluate, scored, _evaluate),
+        ("evaluate", 1, run.evaluate, judged, _evaluate),
     ]
     return [
-        Stage(name, version, config, inputs, function)
+        Stage(name, version, config, inputs + given.inputs_of(run, name, config), function)
         for name, version, config, inputs, function in rows
         if config is not None
     ]
+
+
+def _scored(run: RunFile) -> tuple[str, ...]:
+    """Inputs of the stage `score`."""
+    config, inputs = run.scoring(), ("curate", "embed")
+    if config is not None and config.heads:
+        inputs += (given.HEADS,)
+    if config is not None and config.evaluation_sets:
+        inputs += ("clip", given.EVALUATION_SETS)
+    return inputs
+
+
+def _selected(run: RunFile) -> tuple[str, ...]:
+    """Inputs of the stage `select`: embeddings only where a profile asks for them."""
+    needs_embeddings = run.select is not None and run.select.reweights()
+    return ("curate", "score", *(("embed",) if needs_embeddings else ()))
 
 
 def check_stages(run: RunFile, names: Sequence[str]) -> None:
@@ -119,32 +142,6 @@ def check_stages(run: RunFile, names: Sequence[str]) -> None:
             raise ConfigError(
                 f"this run file has no section for the stage {name}, only for {', '.join(known)}"
             )
-
-
-def foreign_hashes(run: RunFile) -> dict[str, str]:
-    """Identity of what the run starts from, by name, beside each stage's own section.
-
-    ``candidates`` (files, or the small web), ``query files``, ``prompts`` (a file of them), and
-    ``split``: the part of ``select`` that CLIP's training, which comes before it, must already
-    obey.
-    """
-    from pipeline.candidates import sources
-    from pipeline.queries.build import sources_hash
-
-    hashes = {"query files": sources_hash(run.queries)}
-    if isinstance(run.candidates, SmallWebConfig):
-        small_web = {"version": SMALL_WEB_VERSION, **semantic(run.candidates)}
-        hashes["candidates"] = fingerprint(small_web)
-    elif run.candidates is not None:
-        hashes["candidates"] = fingerprint(sources.identity(run.candidates))
-    if run.select is not None:
-        hashes["split"] = fingerprint(semantic(run.select.split))
-    if run.generate is not None and isinstance(run.generate.prompts, PromptFile):
-        from pipeline.generation.prompts import read_prompts
-
-        texts = [prompt.text for prompt in read_prompts(run.generate.prompts)]
-        hashes["prompts"] = fingerprint(texts)
-    return hashes
 
 
 def preflight(run: RunFile) -> None:
@@ -163,16 +160,16 @@ def preflight(run: RunFile) -> None:
         sources.plan(run.candidates)
 
 
-def _table(work: Work) -> SourceConfig:
+def source_of(run: RunFile) -> SourceConfig:
     """The candidates as files: the small web's pages are written once, as a web archive."""
-    candidates = work.run.candidates
+    candidates = run.candidates
     assert candidates is not None
     if not isinstance(candidates, SmallWebConfig):
         return candidates
     from pipeline.demo.web import SmallWeb, write_warc
 
-    name = fingerprint({"version": SMALL_WEB_VERSION, **semantic(candidates)})[:12]
-    uri = storage.join(work.run.output_dir, "web", f"{name}.warc.gz")
+    name = given.small_web_hash(candidates)[:12]
+    uri = storage.join(run.output_dir, "web", f"{name}.warc.gz")
     if not storage.exists(uri):
         with storage.temporary_path(uri) as temporary:
             write_warc(SmallWeb(candidates), temporary)
@@ -202,7 +199,7 @@ def _queries(config: QueriesConfig, work: Work) -> StageOutput:
 
     if not config.reads_captions():
         return build_queries(config, None, work.uri, work.progress)
-    candidates = _table(work)
+    candidates = source_of(work.run)
     config = config.for_sample(candidates.sample)
     return build_queries(config, candidates, work.uri, work.progress)
 
@@ -210,20 +207,36 @@ def _queries(config: QueriesConfig, work: Work) -> StageOutput:
 def _balance(config: BalanceStageConfig, work: Work) -> StageOutput:
     from pipeline.curation.balance import balance
 
-    return balance(config, _table(work), work.inputs["queries"], work.uri, work.progress)
+    return balance(config, source_of(work.run), work.inputs["queries"], work.uri, work.progress)
 
 
 def _curate(config: CurateConfig, work: Work) -> StageOutput:
     from pipeline.curation.curate import curate
 
-    with _world(config, work) as settings:
-        return curate(settings, _table(work), work.inputs["balance"], work.uri, work.progress)
+    with _world(_with_ledger(config, work), work) as settings:
+        return curate(
+            settings, source_of(work.run), work.inputs["balance"], work.uri, work.progress
+        )
 
 
-def _training(name: str) -> Callable[[TrainConfig, Work], StageOutput]:
-    def run_training(config: TrainConfig, work: Work) -> StageOutput:
+def _with_ledger(config: CurateConfig, work: Work) -> CurateConfig:
+    """Opt-outs are remembered with the run, unless it names another ledger."""
+    execution = config.crawl.execution
+    if execution.opt_out_ledger is not None:
+        return config
+    ledger = storage.absolute(storage.join(work.run.output_dir, OPT_OUTS))
+    named = execution.model_copy(update={"opt_out_ledger": ledger})
+    crawl = config.crawl.model_copy(update={"execution": named})
+    return config.model_copy(update={"crawl": crawl})
+
+
+def _training(name: str) -> Callable[[TrainConfig | LinearPriorTraining, Work], StageOutput]:
+    def run_training(config: TrainConfig | LinearPriorTraining, work: Work) -> StageOutput:
         from pipeline.training.launch import train
+        from pipeline.training.linear_prior import fit_linear_prior
 
+        if isinstance(config, LinearPriorTraining):
+            return fit_linear_prior(config, work.inputs, work.uri, work.progress)
         assert work.run.select is not None
         return train(
             name,
@@ -232,11 +245,32 @@ def _training(name: str) -> Callable[[TrainConfig, Work], StageOutput]:
             work.uri,
             work.progress,
             split=work.run.select.split,
+            removed=given.removed(work.run),
             on_metrics=work.tracked.publish,
             on_grid=work.tracked.log_picture,
         )
 
     return run_training
+
+
+def _img2dataset(config: Img2datasetConfig, work: Work) -> StageOutput:
+    from pipeline.curation.img2dataset_run import curate_by_img2dataset
+
+    return curate_by_img2dataset(config, work.inputs["balance"], work.uri, work.progress)
+
+
+def _adopt(config: AdoptConfig, work: Work) -> StageOutput:
+    from pipeline.shards.adopt import adopt
+
+    assert work.run.adopt is not None
+    return adopt(work.run.adopt, work.uri, work.progress)
+
+
+def _open_clip(config: OpenClipConfig, work: Work) -> StageOutput:
+    from pipeline.interop.open_clip import import_stage
+
+    assert work.run.open_clip is not None
+    return import_stage(work.run.open_clip, work.uri, partial(check_widths, work.run))
 
 
 def _embed(config: EmbedConfig, work: Work) -> StageOutput:
@@ -245,62 +279,29 @@ def _embed(config: EmbedConfig, work: Work) -> StageOutput:
     return embed(config, work.inputs["curate"], work.inputs["clip"], work.uri, work.progress)
 
 
-def _select(config: SelectConfig, work: Work) -> StageOutput:
-    from pipeline.shards.selection import select
+def _score(config: ScoreConfig, work: Work) -> StageOutput:
+    from pipeline.selection.score import score
 
-    return select(config, work.inputs["curate"], work.inputs["embed"], work.uri, work.progress)
+    return score(config, work.inputs, work.uri, work.progress)
+
+
+def _select(config: SelectConfig, work: Work) -> StageOutput:
+    from pipeline.selection.select import select
+    from pipeline.shards import removals
+
+    named = removals.keys_in(work.inputs["curate"], removals.read(work.run.output_dir))
+    config = config.model_copy(update={"remove_keys": (*config.remove_keys, *named)})
+    return select(config, work.inputs, work.uri, work.progress)
 
 
 def _generate(config: GenerateConfig, work: Work) -> StageOutput:
     from pipeline.generation.batch import generate
 
-    return generate(config, work.inputs, _held_out(config, work.run), work.uri, work.progress)
-
-
-def _held_out(config: GenerateConfig, run: RunFile) -> "list[Prompt]":
-    """The small web's held-out prompts; none where the run has no small web."""
-    from pipeline.demo.captions import held_out_prompts
-    from pipeline.generation.prompts import Prompt
-
-    if not isinstance(run.candidates, SmallWebConfig):
-        return []
-    found = held_out_prompts(config.num_pictures, config.seed)
-    return [Prompt(text, truth._asdict()) for text, truth in found]
-
-
-def _judge(config: EvaluateConfig, run: RunFile) -> "TestedJudge | None":
-    """The oracle, with the renderings that show how far it can be trusted."""
-    from pipeline.demo import known
-    from pipeline.demo.shapes import Combination
-    from pipeline.evaluation.judges import NONE_LABEL, KnownPicture, TestedJudge
-
-    if not isinstance(run.candidates, SmallWebConfig):
-        return None
-    side, seed = _final_side(run), config.seed
-    pictures = []
-    for index in range(NUM_KNOWN):
-        truth, picture = known.clean(index, side, seed)
-        pictures.append(KnownPicture(picture, truth._asdict()))
-    nothing = dict.fromkeys(Combination._fields, NONE_LABEL)
-    for index in range(NUM_KNOWN // 4):
-        pictures.append(KnownPicture(known.damaged(index, side, seed)[1], nothing))
-    return TestedJudge(_read_shape, pictures)
-
-
-def _final_side(run: RunFile) -> int:
-    task = run.training_stages()[-1][1].task
-    assert isinstance(task, DecoderTaskConfig | UpsamplerTaskConfig)
-    return task.model.high_px if isinstance(task, UpsamplerTaskConfig) else task.model.image_px
-
-
-def _read_shape(picture: "Image.Image") -> dict[str, str | None]:
-    from pipeline.demo.oracle import read
-
-    return asdict(read(picture))
+    return generate(config, work.inputs, held_out(config, work.run), work.uri, work.progress)
 
 
 def _evaluate(config: EvaluateConfig, work: Work) -> StageOutput:
     from pipeline.evaluation.evaluate import evaluate
 
-    judge = _judge(config, work.run)
-    return evaluate(config, work.inputs, judge, work.uri, work.progress)
+    oracle = judge(config, work.run)
+    return evaluate(config, work.inputs, oracle, work.uri, work.progress)

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from pipeline import storage
-from pipeline.candidates import schema, sources
+from pipeline.candidates import languages, schema, sources
 from pipeline.candidates.config import SourceConfig
 from pipeline.curation import costs, exchange
 from pipeline.curation.config import BalanceStageConfig
@@ -80,9 +80,11 @@ def balance(
         the work's intervals.
 
     Raises:
+        ConfigError: A language is unknown.
         DataError: A pair is unaccounted for, an input does not match its manifest, or too many
             files are damaged.
     """
+    languages.check(config.captions)
     plan = Plan(
         config=config.for_sample(source.sample),
         source=source,
@@ -157,7 +159,7 @@ def _content(plan: Plan, done: Mapping[str, Sequence[Manifest]]) -> dict[str, An
     damage = [finished["damage"] for finished in done["match"]]
     return {
         PAIRS: [finished["file"] for finished in done["keep"]],
-        "funnel": manifest.funnel(candidates, kept, manifest.merge_dropped(everything)),
+        "funnel": manifest.funnel(candidates, kept, manifest.merge_counts(everything)),
         "queries": {**_publish_yields(plan), "unmatched_share": _unmatched_share(done["match"])},
         "sample": plan.source.sample,
         "damage": [line for lines in damage for line in lines],

@@ -1,6 +1,6 @@
 """Settings of curation's two stages; imports nothing heavy."""
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from pipeline.candidates.config import CaptionFilterConfig
 from pipeline.config import StrictModel
@@ -27,6 +27,18 @@ class StageExecution(StrictModel):
     """Keep what the steps handed on (matched candidates, decoded pool) when the stage is done."""
 
 
+class EnricherConfig(StrictModel):
+    """A step of your own over decoded pictures and their captions (``curation/enrich.py``)."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """Of the entry point in the group ``unclip_pipeline.enrichers``."""
+    version: str
+    """Of the installed package that brings it; another one is refused, since results would
+    differ."""
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    """Handed to it as they are."""
+
+
 class BalanceStageConfig(BalanceConfig):
     """From candidates and a query list to the balanced pairs that shall be crawled."""
 
@@ -34,6 +46,10 @@ class BalanceStageConfig(BalanceConfig):
     num_buckets: int = Field(ge=1)
     """Parts of what comes out, by hash of the registered domain: all pairs of a domain lie in one,
     and the crawl visits it from one task."""
+    max_pictures_per_host: int | None = Field(default=None, ge=1)
+    """Most pictures of one host, others fall as ``over_host_limit`` before queries are filled; None
+    sets no limit. What a crawl gets of a host follows from ``crawl.per_host_budget`` and
+    ``crawl.host_deadline_s``; its result lists the hosts that were too large as ``left_out``."""
     rejects_per_reason: int = Field(default=NUM_REJECTS, ge=0)
     """Rejected pairs per drop reason that are kept for inspection."""
     execution: StageExecution = StageExecution()
@@ -45,6 +61,8 @@ class CurateConfig(StrictModel):
     crawl: CrawlConfig
     decode: DecodeConfig = DecodeConfig()
     filters: FilterConfig
+    enrichers: tuple[EnricherConfig, ...] = ()
+    """Run in this order on what passed the filters, before duplicates are looked for."""
     dedup: DedupConfig = DedupConfig()
     shards: ShardsConfig
     execution: StageExecution = StageExecution()

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.results import StageOutput
-from pipeline.shards.manifest import merge_dropped
+from pipeline.shards.manifest import merge_counts
 from pipeline.steps import Spent
 
 SUMMARY = "finished.json"
@@ -39,7 +39,7 @@ def record(
         name: [_task(manifest, each) for manifest, each in zip(done[name], took, strict=True)]
         for name, took in spent.items()
     }
-    by_reader = merge_dropped(_by_reader(manifest) for each in done.values() for manifest in each)
+    by_reader = merge_counts(_by_reader(manifest) for each in done.values() for manifest in each)
     work = [(each.started_s, each.ended_s) for took in spent.values() for each in took]
     summary = {"content": content, "work": work, "tasks": tasks, "dropped_by_reader": by_reader}
     storage.write_json(storage.join(uri, SUMMARY), summary)
@@ -62,7 +62,8 @@ def _task(done: Manifest, spent: Spent) -> dict[str, Any]:
     """CPU seconds of a task, those that do not grow with the sample, and the pairs it took on."""
     num_pairs = done.get("kept", 0) + sum(done["dropped"].values()) - sum(_by_reader(done).values())
     fixed_cpu_s = done.get("fixed_cpu_s", 0.0)
-    return {"cpu_s": spent.cpu_s, "fixed_cpu_s": fixed_cpu_s, "num_pairs": num_pairs}
+    cpu_s = spent.cpu_s + done.get("child_cpu_s", 0.0)
+    return {"cpu_s": cpu_s, "fixed_cpu_s": fixed_cpu_s, "num_pairs": num_pairs}
 
 
 def _by_reader(done: Manifest) -> dict[str, int]:

@@ -16,6 +16,7 @@ from jaxtyping import Integer
 
 from pipeline import storage
 
+Key = TypeVar("Key")
 Content = TypeVar("Content")
 
 NUM_READERS = 8
@@ -23,7 +24,12 @@ NUM_READERS = 8
 
 
 def send(
-    uri: str, table: pa.Table, receivers: Integer[np.ndarray, " row"], num_receivers: int
+    uri: str,
+    table: pa.Table,
+    receivers: Integer[np.ndarray, " row"],
+    num_receivers: int,
+    *,
+    compression: str | None = "zstd",
 ) -> None:
     """Publish a sender's rows.
 
@@ -32,12 +38,13 @@ def send(
         table: The rows.
         receivers: Of each row, below ``num_receivers``.
         num_receivers: Batches in the file, the empty ones among them.
+        compression: Of the batches; None for what does not shrink.
     """
     rows = table.take(pa.array(np.argsort(receivers, kind="stable")))
     nothing = pa.RecordBatch.from_pylist([], schema=table.schema)
     whole = pa.concat_batches([nothing, *rows.to_batches()])
     ends = np.cumsum(np.bincount(receivers, minlength=num_receivers)).tolist()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = pa.ipc.IpcWriteOptions(compression=compression)
     with (
         storage.open_for_publish(uri) as file,
         pa.ipc.new_file(file, table.schema, options=options) as writer,
@@ -51,18 +58,21 @@ def receive(uris: Iterable[str], receiver: int) -> Iterator[pa.RecordBatch]:
     return read_ahead(partial(_read, receiver=receiver), uris)
 
 
-def read_ahead(read: Callable[[str], Content], uris: Iterable[str]) -> Iterator[Content]:
-    """What files hold, in order; at most ``NUM_READERS`` files are read before they are asked for.
+def read_ahead(
+    read: Callable[[Key], Content], uris: Iterable[Key], num_readers: int = NUM_READERS
+) -> Iterator[Content]:
+    """What files hold, in order; a few files are read before they are asked for.
 
     Args:
         read: Reads one file; runs in threads.
-        uris: The files.
+        uris: The files, or whatever ``read`` knows them by.
+        num_readers: Threads, and files that are read ahead.
     """
     waiting: deque[Future[Content]] = deque()
-    with ThreadPoolExecutor(NUM_READERS) as pool:
+    with ThreadPoolExecutor(num_readers) as pool:
         for uri in uris:
             waiting.append(pool.submit(read, uri))
-            if len(waiting) > NUM_READERS:
+            if len(waiting) > num_readers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from jaxtyping import Int64
 
 from pipeline import storage
-from pipeline.candidates import captions, schema, sources, urls
+from pipeline.candidates import captions, hosts, languages, schema, sources, urls
 from pipeline.candidates.config import SourceConfig
 from pipeline.curation import exchange
 from pipeline.curation.config import BalanceStageConfig
@@ -86,6 +86,9 @@ def match_part(plan: Plan, part: int) -> Manifest:
     table = table.append_column(schema.QUERY_IDS_FIELD, found)
     unmatched = pc.call_function("equal", [found.value_lengths(), pa.scalar(0)])
     table = without(table, captions.reason_where(unmatched, schema.NO_QUERY), rejects)
+    if plan.config.captions.languages:  # last, of those that are left: it costs the most
+        texts = table.column(schema.CAPTION)
+        table = without(table, languages.language_reasons(texts, plan.config.captions), rejects)
     buckets = urls.buckets(table.column(schema.URL), plan.num_buckets)
     exchange.send(plan.work("matched", part, "arrow"), table, buckets, plan.num_buckets)
     publish_table(plan.work("rejects", f"match-{part:05d}"), rejects.table())
@@ -131,7 +134,10 @@ def find_repeats(plan: Plan, number: int) -> Manifest:
 
 
 def count_bucket(plan: Plan, bucket: int) -> Manifest:
-    """Pairs of one bucket → pairs without repeated captions, and how many each query has."""
+    """Pairs of one bucket → pairs that may be crawled, and how many each query has of them.
+
+    Repeated captions fall, and what is beyond the limit of a host.
+    """
     everything, rejects = read_table(plan.work("gathered", bucket)), plan.rejects()
     files = [plan.work("repeats", number, "arrow") for number in range(plan.num_buckets)]
     repeated = pa.Table.from_batches(exchange.receive(files, bucket)).column("digest")
@@ -140,6 +146,10 @@ def count_bucket(plan: Plan, bucket: int) -> Manifest:
     fallen = _is_in(digests, repeated)
     reasons = captions.reason_where(fallen, captions.REPEATED_CAPTION)
     table = without(everything, reasons, rejects)
+    if plan.config.max_pictures_per_host is not None:
+        beyond = hosts.beyond_limit(table, plan.config.max_pictures_per_host)
+        reasons = captions.reason_where(beyond, schema.OVER_HOST_LIMIT)
+        table = without(table, reasons, rejects)
     publish_table(plan.work("pairs", bucket), table)
     counts = balancing.count(table.column(schema.QUERY_IDS))
     publish_table(plan.work("counts", bucket), counts, delta=True)

@@ -6,7 +6,7 @@ Dimension names: ``batch``; ``*event`` as in ``gaussian``. Pictures are in [-1, 
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.diffusion.gaussian import learned_log_variance, posterior, spread, to_x_start
@@ -25,6 +25,29 @@ def simple_loss(
     Source: Ho et al. 2020, Eq. 14 (for eps); the same form for x_start and v.
     """
     return per_sample_mean((output.float() - target.float()) ** 2)
+
+
+def loss_by_step(
+    losses: Float[Tensor, " batch"], t: Int[Tensor, " batch"], num_steps: int, num_parts: int = 4
+) -> dict[str, Float[Tensor, ""]]:
+    """Mean loss in each part of the process, the least noise first.
+
+    The steps are drawn evenly, so a part holds 1/parts of the samples on average: the sum over a
+    part's samples times ``num_parts``, over the whole batch, has the part's mean as its
+    expectation, and such numbers may be averaged over batches of any size.
+
+    Args:
+        losses: Loss of each sample.
+        t: Its diffusion step.
+        num_steps: T.
+        num_parts: Parts of equal length.
+    """
+    part = t * num_parts // num_steps
+    detached = losses.detach() * num_parts
+    return {
+        f"loss_t{index + 1}_of_{num_parts}": (detached * (part == index)).mean()
+        for index in range(num_parts)
+    }
 
 
 def velocity_weight(signal: Float[Tensor, " batch"], max_weight: float) -> Float[Tensor, " batch"]:
@@ -106,3 +129,20 @@ def variational_term(
     likelihood = -picture_log_likelihood(x_start, mean, log_variance)
     is_last = spread((signal_before >= 1).float(), x_t) > 0
     return per_sample_mean(torch.where(is_last, likelihood, divergence)) / math.log(2)
+
+
+def prior_term(
+    x_start: Float[Tensor, " batch *event"], last_signal: Float[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """L_T, bits per dimension: how far the noisiest step still is from pure noise.
+
+    Source: Ho et al. 2020, Eq. 5, first term.
+
+    Args:
+        x_start: Clean samples.
+        last_signal: alpha_bar at T - 1.
+    """
+    power = spread(last_signal, x_start)
+    zero = torch.zeros_like(x_start)
+    divergence = gaussian_kl(power.sqrt() * x_start, (1 - power).log(), zero, zero)
+    return per_sample_mean(divergence) / math.log(2)

@@ -84,6 +84,28 @@ def clip_to_unit(x_start: Float[Tensor, " batch *event"]) -> Float[Tensor, " bat
     return x_start.clamp(-1, 1)
 
 
+def dynamic_threshold(share: float) -> Threshold:
+    r"""Dynamic thresholding: clip to each picture's own range, then shrink that to [-1, 1].
+
+    .. math:: \hat x_0 \leftarrow \mathrm{clip}(\hat x_0, -s, s)/s, \quad
+              s = \max(1, q_p(|\hat x_0|))
+
+    Source: Saharia et al. 2022 (Imagen) §2.3.
+
+    Args:
+        share: p, the quantile of a picture's absolute values that becomes its range.
+    """
+
+    def threshold(x_start: Float[Tensor, " batch *event"]) -> Float[Tensor, " batch *event"]:
+        values = x_start.float().abs().flatten(1)
+        # torch.quantile takes 16 million values at most: the nearest rank does without.
+        rank = max(1, round(share * values.shape[1]))
+        bound = spread(values.kthvalue(rank, dim=1).values.clamp(min=1), x_start)
+        return torch.minimum(torch.maximum(x_start, -bound), bound) / bound
+
+    return threshold
+
+
 def no_threshold(x_start: Float[Tensor, " batch *event"]) -> Float[Tensor, " batch *event"]:
     """Leave the prediction as it is (embeddings)."""
     return x_start
@@ -165,6 +187,39 @@ def ddpm_sample(
             large = 1 - step.signal / step.signal_before
             std = spread((small if variance == "fixed_small" else large).sqrt(), x_t)
         x_t = mean + std * noise(index).to(x_t)
+    return x_t
+
+
+def ddim_invert(
+    denoiser: Denoiser,
+    process: Process,
+    x_start: Float[Tensor, " batch *event"],
+    num_sampling_steps: int,
+) -> Float[Tensor, " batch *event"]:
+    r"""The noise x_T from which DDIM with eta 0 leads back to a clean sample.
+
+    .. math:: x_t = \sqrt{\bar\alpha_t}\,\hat x_0 + \sqrt{1-\bar\alpha_t}\,\hat\epsilon
+
+    with both predicted where the move starts, at less noise: sampling with the same steps returns
+    the sample up to an error that falls with their number. Nothing is thresholded, for a clipped
+    prediction cannot be undone. Source: Song et al. 2021 (DDIM), Eq. 13
+    and §4.3; Dhariwal & Nichol 2021, App. F.
+
+    Args:
+        denoiser: The network with its conditions bound.
+        process: Schedule and kind of output.
+        x_start: Clean samples.
+        num_sampling_steps: Network evaluations, as sampling will take.
+    """
+    x_t, asked = x_start, None
+    for step in reversed(_steps(process, num_sampling_steps, x_t)):
+        # A clean sample has no step of its own: the network is asked as at the least noise.
+        t, here = (step.t, step.signal) if asked is None else (asked, step.signal_before)
+        clean = to_x_start(process.prediction, denoiser(x_t, t), x_t, here)
+        eps = to_eps(clean, x_t, here)
+        clean = x_start if asked is None else clean
+        there = spread(step.signal, x_t)
+        x_t, asked = there.sqrt() * clean + (1 - there).sqrt() * eps, step.t
     return x_t
 
 

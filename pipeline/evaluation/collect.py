@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 
 from pipeline import storage
+from pipeline.curation import clusters
 from pipeline.curation.pilot import Pilot
 from pipeline.evaluation.evaluate import read_metrics
 from pipeline.evaluation.gallery import GALLERY, read_gallery, thumbnail
 from pipeline.evaluation.report import write_report
 from pipeline.evaluation.report_data import (
     Curve,
+    DuplicateGroups,
+    Duplicates,
     Funnel,
     Headline,
     QueryCount,
@@ -85,6 +88,7 @@ def collect(run: RunDescription, results: Mapping[str, Result]) -> ReportData:
         queries=queries,
         kept=kept_thumbnails(curated) if curated else [],
         dropped=dropped_thumbnails(curated) if curated else {},
+        duplicates=duplicates(curated) if curated else None,
         costs=[cost for name, result in results.items() if (cost := stage_cost(name, result))],
         missing=missing,
     )
@@ -155,6 +159,25 @@ def dropped_thumbnails(curated: Result) -> dict[str, list[Thumbnail]]:
             image = thumbnail(storage.read_bytes(picture), THUMBNAIL_PX)
             found.setdefault(reason, []).append(Thumbnail(image, row["caption"]))
     return found
+
+
+def duplicates(curated: Result) -> DuplicateGroups | None:
+    """The largest groups of duplicates; None where there are none."""
+    counts = curated.content.get("clusters", {"num_clusters": 0})
+    if counts["num_clusters"] == 0:
+        return None
+    groups: dict[str, Duplicates] = {}
+    for row in read_table(storage.join(curated.uri, clusters.FILE)).to_pylist():
+        group = groups.setdefault(row["cluster"], Duplicates(row["size"], []))
+        group.members.append(Thumbnail(thumbnail(row["thumbnail"], THUMBNAIL_PX), _member(row)))
+    return DuplicateGroups(counts["num_clusters"], counts["num_pictures"], list(groups.values()))
+
+
+def _member(row: Mapping[str, Any]) -> str:
+    if row["drop_reason"] is None:
+        return "kept"
+    reason = row["drop_reason"].replace("_", " ")
+    return f"{reason}, {row['num_bits']} bits of 64" if row["num_bits"] else reason
 
 
 def stage_cost(name: str, result: Result) -> StageCost | None:

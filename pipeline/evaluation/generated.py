@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline import storage
 from pipeline.results import Result
 from pipeline.shards.manifest import SHARDS, parquet_name
-from pipeline.shards.reader import read_shard
+from pipeline.shards.tars import read_shard
 from pipeline.shards.writer import read_table
 
 FINAL, DECODER = "final", "decoder"

@@ -16,6 +16,7 @@ _BUILDERS: dict[str, tuple[Callable[[ReportData], bool], Callable[[ReportData], 
     "funnel": (lambda d: d.funnel is not None, report_sections.funnel),
     "queries": (lambda d: d.queries is not None, report_queries.queries),
     "thumbnails": (lambda d: bool(d.kept or d.dropped), report_sections.thumbnails),
+    "clusters": (lambda d: d.duplicates is not None, report_sections.clusters),
     "costs": (lambda d: bool(d.costs), report_sections.costs),
 }
 """Per section: whether there is anything to show, and how."""

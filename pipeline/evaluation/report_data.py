@@ -20,6 +20,7 @@ SECTIONS = {
     "funnel": "From candidates to samples",
     "queries": "Queries before and after balancing",
     "thumbnails": "What was kept and what was dropped",
+    "clusters": "Duplicates and the pictures that stayed",
     "costs": "Time and memory",
 }
 """Section name → heading, in reading order."""
@@ -81,6 +82,25 @@ class Thumbnail:
 
     image: bytes
     caption: str
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """A group of pictures that count as the same."""
+
+    num_pictures: int
+    members: list[Thumbnail]
+    """The first ones, from the leader on, which alone was kept."""
+
+
+@dataclass(frozen=True)
+class DuplicateGroups:
+    """All groups of at least two pictures, and the largest of them."""
+
+    num_groups: int
+    num_pictures: int
+    shown: list[Duplicates]
+    """Largest first."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +200,7 @@ class ReportData:
     kept: list[Thumbnail] = field(default_factory=list)
     dropped: dict[str, list[Thumbnail]] = field(default_factory=dict)
     """Thumbnails per ``drop_reason``."""
+    duplicates: DuplicateGroups | None = None
     costs: list[StageCost] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     """Why a section is absent, by section name."""

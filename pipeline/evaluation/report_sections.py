@@ -214,6 +214,20 @@ def thumbnails(data: ReportData) -> str:
     return "".join(parts)
 
 
+def clusters(data: ReportData) -> str:
+    """The largest groups of duplicates, each with the picture that stayed first."""
+    found = data.duplicates
+    assert found is not None
+    note = (
+        f"{found.num_groups:,} groups hold {found.num_pictures:,} pictures; of each the largest "
+        "picture stays, which stands first."
+    )
+    groups = "".join(
+        f"<h3>{group.num_pictures:,} pictures</h3>{_thumbs(group.members)}" for group in found.shown
+    )
+    return f'<p class="note">{note}</p>{groups}'
+
+
 def _thumbs(pictures: Sequence[Thumbnail]) -> str:
     figures = "".join(
         f"<figure>{picture(p.image, p.caption)}"

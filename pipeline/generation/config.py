@@ -36,11 +36,16 @@ class PriorSampling(StrictModel):
     """How ``z_img`` is drawn from a caption."""
 
     num_steps: int = Field(default=64, ge=1)
-    """Denoising steps, strided over the schedule."""
+    """Denoising steps of a diffusion prior, strided over the schedule."""
     num_candidates: int = Field(default=2, ge=1, le=64)
     """Draws per picture, of which the one with the highest z_img · z_txt is kept (paper: 2)."""
     guidance_scale: float = Field(default=1.0, ge=0.0, le=50.0)
     """Classifier-free guidance; 1 = none, as in the paper's figures."""
+    temperature: float = Field(default=1.0, ge=0.0, le=10.0)
+    """Of an autoregressive prior's codes; 0 takes the likeliest."""
+    source: Literal["prior", "z_txt"] = "prior"
+    """Where the decoder's embedding comes from: the prior, or the caption's own embedding, which
+    shows what the prior is worth (paper §5.1)."""
 
 
 class DecoderSampling(StrictModel):
@@ -50,15 +55,20 @@ class DecoderSampling(StrictModel):
     """Denoising steps, strided over the schedule."""
     guidance_scale: float = Field(default=1.25, ge=0.0, le=50.0)
     """Classifier-free guidance; 1 = none, 1.25 gave the paper's best Fréchet distance."""
-    sampler: Literal["ddim", "ddpm"] = "ddim"
-    """Deterministic DDIM (``eta`` 0) or ancestral DDPM."""
+    sampler: Literal["ddim", "ddpm", "dpm_solver"] = "ddim"
+    """Deterministic DDIM (``eta`` 0), ancestral DDPM, or DPM-Solver++(2M) for few steps."""
     eta: float = Field(default=0.0, ge=0.0, le=1.0)
     """DDIM's share of fresh noise; 0 is a fixed map from noise to picture."""
+    dynamic_threshold: float | None = Field(default=None, gt=0.5, le=1.0)
+    """Share of the pixels that keep their range; the others are clipped and all rescaled (Saharia
+    et al. 2022 use 0.995 against too strong guidance). None clips to the pictures' range."""
 
     @model_validator(mode="after")
     def _eta_belongs_to_ddim(self) -> "DecoderSampling":
-        if self.sampler == "ddpm" and self.eta != 0.0:
-            raise ValueError(f"eta={self.eta} belongs to sampler ddim; leave it out for ddpm")
+        if self.sampler != "ddim" and self.eta != 0.0:
+            raise ValueError(
+                f"eta={self.eta} belongs to sampler ddim; leave it out for {self.sampler}"
+            )
         return self
 
 
@@ -67,9 +77,24 @@ class UpsamplerSampling(StrictModel):
 
     num_steps: int = Field(default=27, ge=1)
     """Denoising steps, strided over the schedule."""
+    tile_px: int | None = Field(default=None, ge=1)
+    """Side of the tiles in which the network sees the large picture; memory then depends on the
+    tile alone. None shows it the whole. At least the side of its training crops: its norms average
+    over what they see."""
+    tile_overlap_px: int = Field(default=32, ge=4)
+    """Pixels that neighbouring tiles share and fade over."""
     back_project: bool = False
     """Afterwards shift the large picture until it shrinks back to the small one. The paper does
     not; a network trained briefly on crops needs it to keep the colours of whole pictures."""
+
+    @model_validator(mode="after")
+    def _tiles_reach_beyond_their_overlap(self) -> "UpsamplerSampling":
+        if self.tile_px is not None and self.tile_px < 2 * self.tile_overlap_px:
+            raise ValueError(
+                f"tile_px={self.tile_px} is less than twice tile_overlap_px="
+                f"{self.tile_overlap_px}; use larger tiles or a smaller overlap"
+            )
+        return self
 
 
 class Sampling(StrictModel):

@@ -7,10 +7,11 @@ from pydantic import ValidationError
 
 from pipeline.errors import ConfigError
 from pipeline.generation.config import Sampling
-from pipeline.results import Result, read_index, stage_places
+from pipeline.results import Result, read_index, read_result, stage_places
 
 UPSAMPLER = "upsampler_"
 _MODELS = ("clip", "prior", "decoder")
+Z_IMG = "z_img"
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class RunStages:
     """Folders of the stages whose weights make one stack."""
 
     clip: str
-    prior: str
+    prior: str | None
+    """None where the decoder reads no embedding of a picture."""
     decoder: str
     upsamplers: tuple[str, ...]
     """Smallest first."""
@@ -40,7 +42,8 @@ class RunStages:
 
     @classmethod
     def _of(cls, places: Mapping[str, str], source: str) -> "RunStages":
-        missing = [name for name in _MODELS if name not in places]
+        wanted = [name for name in _MODELS if name != "prior" or _needs_prior(places)]
+        missing = [name for name in wanted if name not in places]
         if missing:
             raise ConfigError(
                 f"{source} has no finished {', '.join(missing)}: finish the run with "
@@ -49,10 +52,17 @@ class RunStages:
         upsamplers = sorted((n for n in places if n.startswith(UPSAMPLER)), key=_low_px)
         return cls(
             places["clip"],
-            places["prior"],
+            places.get("prior"),
             places["decoder"],
             tuple(places[name] for name in upsamplers),
         )
+
+
+def _needs_prior(places: Mapping[str, str]) -> bool:
+    """Whether the decoder is given embeddings of pictures, by what its manifest says of it."""
+    result = read_result(places["decoder"]) if "decoder" in places else None
+    task = result.manifest["config"].get("task", {}) if result else {}
+    return task.get("model", {}).get("embedding", Z_IMG) == Z_IMG
 
 
 def read_sampling(run_uri: str) -> Sampling:

@@ -6,11 +6,10 @@ on the batch it is made in beyond float rounding. Source: Ramesh et al. 2022 (un
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import overload
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -19,37 +18,23 @@ from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.sampling import (
     Denoiser,
     NoiseSource,
+    clip_to_unit,
     ddim_sample,
     ddpm_sample,
-    no_threshold,
+    dpm_solver_sample,
+    dynamic_threshold,
 )
 from pipeline.errors import ConfigError
 from pipeline.generation import prompts as prompt_rules
 from pipeline.generation.config import Sampling
 from pipeline.generation.pictures import to_images
 from pipeline.generation.run_stages import RunStages, read_sampling
+from pipeline.generation.text import TextConditions, clip_conditions, decoder_conditions
 from pipeline.generation.upsampling import checked_steps, noise_on, picture_seeds, upsample_once
 from pipeline.generation.weights import Stack, load_stack
-from pipeline.models.layers import token_mask
-from pipeline.models.tokenizer import tokenizer
 
 MAX_PICTURES = 4096
 """Pictures of one call; more are the business of ``generation/batch.py``."""
-
-
-@dataclass(frozen=True)
-class TextConditions:
-    """What prior and decoder read of captions."""
-
-    z_txt: Float[Tensor, " batch dim"]
-    text_states: Float[Tensor, " batch token width"]
-    text_mask: Bool[Tensor, " batch token"]
-
-    def take(self, rows: Sequence[int]) -> "TextConditions":
-        """Some rows, in the order given."""
-        return TextConditions(
-            self.z_txt[list(rows)], self.text_states[list(rows)], self.text_mask[list(rows)]
-        )
 
 
 class UnCLIP:
@@ -69,6 +54,7 @@ class UnCLIP:
         self.stack = stack
         self.sampling = sampling
         self._device = stack.decoder.null_z.device
+        self._embedding = stack.decoder.config.embedding
 
     @classmethod
     def from_run(cls, uri: str, *, device: str = "auto") -> "UnCLIP":
@@ -184,16 +170,15 @@ class UnCLIP:
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> TextConditions:
         """Captions → CLIP's text embedding, states and mask; the empty caption is accepted."""
-        length = self.stack.clip.config.text.context_length
-        tokens = torch.from_numpy(tokenizer()(texts))[:, :length].to(self._device)
-        z_txt, states = self.stack.clip.encode_text(tokens)
-        return TextConditions(z_txt, states, token_mask(tokens)[:, : states.shape[1]])
+        return clip_conditions(self.stack.clip, texts, self._device)
 
     @torch.inference_mode()
     def sample_prior(
         self, texts: Sequence[str], seed: int, indices: Sequence[int]
     ) -> Float[Tensor, " batch dim"]:
         """Captions → raw z_img: of several draws the one closest to z_txt.
+
+        Where the settings or the decoder ask for it, z_txt itself (paper §5.1).
 
         Source: paper §2.2, two samples, the higher z_img · z_txt (here of normalised embeddings,
         so that a long vector does not win by its length). Runs the whole batch once per draw.
@@ -206,35 +191,17 @@ class UnCLIP:
         settings = self.sampling.prior
         conditions = self.encode([*texts, ""])
         wanted = conditions.z_txt[: len(texts)]
+        if self.stack.prior is None or self._embedding == "z_txt" or settings.source == "z_txt":
+            return wanted
+        prior = self.stack.prior
         draws = torch.stack(
             [
-                self._draw_z_img(conditions, picture_seeds(seed, f"prior/{draw}", indices))
+                prior.draw(conditions, picture_seeds(seed, f"prior/{draw}", indices), settings)
                 for draw in range(settings.num_candidates)
             ]
         )
         best = functional.cosine_similarity(draws, wanted[None], dim=-1).argmax(dim=0)
         return draws[best, torch.arange(len(texts), device=best.device)]
-
-    def _draw_z_img(
-        self, conditions: TextConditions, seeds: Sequence[int]
-    ) -> Float[Tensor, " batch dim"]:
-        prior, settings, num = self.stack.prior, self.sampling.prior, len(seeds)
-        doubled = settings.guidance_scale != 1.0
-        bound = conditions.take([*range(num), *([num] * num if doubled else [])])
-
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return prior(x_t, t, bound.z_txt, bound.text_states, bound.text_mask)
-
-        dim = prior.config.clip.embed_dim
-        denoiser = guided(denoise, settings.guidance_scale, dim) if doubled else denoise
-        sampled = ddpm_sample(
-            denoiser,
-            self.stack.prior_process,
-            noise_on(self._device, seeds, (dim,)),
-            checked_steps(settings.num_steps, self.stack.prior_process),
-            threshold=no_threshold,
-        )
-        return prior.unwhiten(sampled)
 
     @torch.inference_mode()
     def decode(
@@ -256,8 +223,10 @@ class UnCLIP:
         doubled = settings.guidance_scale != 1.0
         conditions = self.encode([*texts, ""])
         bound = conditions.take([*range(num), *([num] * num if doubled else [])])
+        bound = decoder_conditions(bound, decoder.text_encoder)
         z_rows = torch.cat([z_img, torch.zeros_like(z_img)]) if doubled else z_img
-        has_z_img = torch.arange(len(z_rows), device=z_rows.device) < num
+        num_conditioned = 0 if self._embedding == "none" else num
+        has_z_img = torch.arange(len(z_rows), device=z_rows.device) < num_conditioned
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             text = (bound.z_txt, bound.text_states, bound.text_mask)
@@ -272,14 +241,20 @@ class UnCLIP:
         settings, process = self.sampling.decoder, self.stack.decoder_process
         steps = checked_steps(settings.num_steps, process)
         learned = self.stack.decoder.config.learned_variance
+        share = settings.dynamic_threshold
+        threshold = clip_to_unit if share is None else dynamic_threshold(share)
         if settings.sampler == "ddpm":
             variance = "learned_range" if learned else "fixed_small"
-            return ddpm_sample(denoiser, process, noise, steps, variance=variance)
+            return ddpm_sample(
+                denoiser, process, noise, steps, variance=variance, threshold=threshold
+            )
 
         def mean_only(x_t: Tensor, t: Tensor) -> Tensor:
             return denoiser(x_t, t)[:, : x_t.shape[1]]
 
-        return ddim_sample(mean_only, process, noise, steps, eta=settings.eta)
+        if settings.sampler == "dpm_solver":
+            return dpm_solver_sample(mean_only, process, noise, steps, threshold=threshold)
+        return ddim_sample(mean_only, process, noise, steps, eta=settings.eta, threshold=threshold)
 
     def upsample(
         self, pictures: Float[Tensor, " batch 3 side side"], seed: int, indices: Sequence[int]

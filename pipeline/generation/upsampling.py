@@ -14,6 +14,7 @@ from pipeline.diffusion.sampling import NoiseSource, Process, ddim_sample, seede
 from pipeline.draws import hash64
 from pipeline.errors import ConfigError
 from pipeline.generation.config import UpsamplerSampling
+from pipeline.generation.tiling import tiled, whole
 from pipeline.models.upsampler import Upsampler
 
 
@@ -37,9 +38,9 @@ def upsample_once(
     scale = model.config.high_px // model.config.low_px
     side = low_res.shape[-1] * scale
 
-    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-        return model(x_t, t, low_res)
-
+    denoise = whole(model, low_res)
+    if settings.tile_px is not None and settings.tile_px < side:
+        denoise = tiled(model, low_res, settings.tile_px, settings.tile_overlap_px)
     noise = noise_on(low_res.device, seeds, (3, side, side))
     steps = checked_steps(settings.num_steps, process)
     pictures = ddim_sample(denoise, process, noise, steps).clamp(-1, 1)

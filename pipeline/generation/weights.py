@@ -14,23 +14,35 @@ from pipeline.config import StrictModel
 from pipeline.diffusion.config import BlurConfig, BsrConfig, DiffusionConfig
 from pipeline.diffusion.sampling import Process
 from pipeline.errors import CheckpointError
+from pipeline.generation.priors import (
+    AutoregressiveSampler,
+    DiffusionSampler,
+    LinearSampler,
+    Prior,
+)
 from pipeline.generation.run_stages import RunStages
 from pipeline.models.clip import ClipModel
 from pipeline.models.config import (
+    AutoregressivePriorConfig,
     ClipConfig,
     ClipShape,
     DecoderConfig,
+    LinearPriorConfig,
     PriorConfig,
     UpsamplerConfig,
 )
 from pipeline.models.decoder import Decoder
 from pipeline.models.presets import clip_shape
 from pipeline.models.prior import DiffusionPrior
+from pipeline.models.prior_ar import AutoregressivePrior
+from pipeline.models.prior_linear import LinearPrior
 from pipeline.models.upsampler import Upsampler
 from pipeline.results import read_result
 
 Config = TypeVar("Config", bound=StrictModel)
 Network = TypeVar("Network", bound=nn.Module)
+PRIORS = ("prior", "autoregressive_prior", "linear_prior")
+"""Kinds of model that may stand as the prior."""
 _Degradation = Annotated[BlurConfig | BsrConfig, Field(discriminator="type")]
 
 
@@ -39,8 +51,8 @@ class Stack:
     """The networks of one unCLIP, in inference mode, and the processes they were trained for."""
 
     clip: ClipModel
-    prior: DiffusionPrior
-    prior_process: Process
+    prior: Prior | None
+    """None where the decoder reads no embedding of a picture."""
     decoder: Decoder
     decoder_process: Process
     upsamplers: tuple[tuple[Upsampler, Process], ...]
@@ -66,22 +78,18 @@ def load_stack(stages: RunStages, device: torch.device) -> Stack:
         CheckpointError: Weights are missing, damaged, of another kind, or do not fit together.
     """
     clip_file = _read(stages.clip, "clip")
-    prior_file = _read(stages.prior, "prior")
+    prior_file = _read(stages.prior, *PRIORS) if stages.prior else None
     decoder_file = _read(stages.decoder, "decoder")
     upsampler_files = [_read(uri, "upsampler") for uri in stages.upsamplers]
-    for found in (prior_file, decoder_file):
-        _check_clip(found, clip_file)
+    _check_clip(decoder_file, clip_file)
     clip = ClipModel(_model_config(clip_file, ClipConfig))
-    prior = DiffusionPrior(_model_config(prior_file, PriorConfig))
     decoder = Decoder(_model_config(decoder_file, DecoderConfig))
-    for part, found in ((prior, prior_file), (decoder, decoder_file)):
-        _check_shape(part.config.clip, clip.config, found.uri)
+    _check_shape(decoder.config.clip, clip.config, decoder_file.uri)
     upsamplers = [Upsampler(_model_config(f, UpsamplerConfig)) for f in upsampler_files]
     _check_sides(decoder.config, [part.config for part in upsamplers], stages)
     return Stack(
         clip=_filled(clip, clip_file, device),
-        prior=_filled(prior, prior_file, device),
-        prior_process=_process(prior_file),
+        prior=None if prior_file is None else _prior(prior_file, clip_file, clip.config, device),
         decoder=_filled(decoder, decoder_file, device),
         decoder_process=_process(decoder_file),
         upsamplers=tuple(
@@ -90,7 +98,7 @@ def load_stack(stages: RunStages, device: torch.device) -> Stack:
         ),
         fingerprints={
             "clip": clip_file.sha256,
-            "prior": prior_file.sha256,
+            **({} if prior_file is None else {"prior": prior_file.sha256}),
             "decoder": decoder_file.sha256,
             **_upsampler_fingerprints(upsamplers, upsampler_files),
         },
@@ -126,7 +134,34 @@ def load_upsampler(stage_uri: str, device: torch.device) -> TrainedUpsampler:
     return TrainedUpsampler(_filled(model, found, device), _process(found), degradation, view_px)
 
 
-def _read(stage_uri: str, kind: str) -> _Published:
+def _prior(
+    found: _Published, clip_file: _Published, clip: ClipConfig, device: torch.device
+) -> Prior:
+    """The prior of a weights file, whatever its kind, which must stand on this CLIP."""
+    _check_clip(found, clip_file)
+    kind = found.config["task"]["type"]
+    if kind == "linear_prior":
+        linear = LinearPrior(_model_config(found, LinearPriorConfig))
+        prior: Prior = LinearSampler(_filled(linear, found, device))
+    elif kind == "prior":
+        network = DiffusionPrior(_model_config(found, PriorConfig))
+        prior = DiffusionSampler(_filled(network, found, device), _process(found))
+    else:
+        config = _model_config(found, AutoregressivePriorConfig)
+        codes = AutoregressivePrior(config, _num_components(found))
+        prior = AutoregressiveSampler(_filled(codes, found, device))
+    _check_shape(prior.clip, clip, found.uri)
+    return prior
+
+
+def _num_components(found: _Published) -> int:
+    try:
+        return int(found.config["codes"]["num_components"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{found.uri}: it does not say how many codes it has") from error
+
+
+def _read(stage_uri: str, *kinds: str) -> _Published:
     result = read_result(stage_uri)
     if result is None or "weights" not in result.content:
         raise CheckpointError(f"{stage_uri} holds no finished training: run its stage to the end")
@@ -143,8 +178,8 @@ def _read(stage_uri: str, kind: str) -> _Published:
     state, config = load_weights(uri)
     task = config.get("task")
     found = task.get("type") if isinstance(task, dict) else None
-    if found != kind:
-        raise CheckpointError(f"{uri} holds a model of kind {found}, expected {kind}")
+    if found not in kinds:
+        raise CheckpointError(f"{uri} holds a model of kind {found}, expected {' or '.join(kinds)}")
     return _Published(uri, state, config, sha256, result.manifest_hash)
 
 

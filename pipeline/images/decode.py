@@ -1,27 +1,37 @@
 """Bytes of the web → upright 8-bit RGB pixels, within bounds, by stated rules.
 
-Formats: JPEG, PNG, WebP, GIF (first frame), told by their first bytes, never by a name or header.
-Size: width × height is read from the header and refused above a limit before anything is decoded.
-Orientation (EXIF) is applied. Colours: palette, grey and bilevel become RGB; 16-bit samples lose
-their low byte; CMYK is converted without a profile; transparency is laid over white; embedded
-profiles are ignored, as if all pictures were sRGB. A picture that ends early is refused whole.
+Formats: JPEG, PNG, WebP, GIF, told by their first bytes, never by a name or header; of an animation
+the first frame. Size: width × height is read from the header and refused above a limit before
+anything is decoded. Orientation (EXIF) is applied. Colours: palette, grey and bilevel become RGB;
+16-bit samples lose their low byte; CMYK is converted without a profile; transparency is laid over
+white; embedded profiles are ignored, as if all pictures were sRGB. A picture that ends early is
+refused whole.
+
+What opens is encoded only where it goes into a pool: adopted pictures stay as they lie.
 
 The pool holds JPEGs alone: readers of shards such as ``ray.data.read_webdataset`` make a column per
 extension and fail where one is missing. An upright RGB JPEG that is small enough keeps its received
 bytes, with its metadata segments (EXIF with GPS, XMP, IPTC, comments, profiles) cut out and the
 pixels untouched; everything else is encoded anew. So no metadata survives.
+
+Nothing here bounds time or memory beyond the limit of pixels: pictures of strangers are decoded in
+a process that can be killed (``decoder``).
 """
 
 import io
+import math
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from pipeline.images.config import DecodeConfig
+from pipeline.images.resize import Size, kept_size, resized, scaled_size
 
 # Pillow's own limit warns at one size and raises at another; ours is checked on every picture.
 Image.MAX_IMAGE_PIXELS = None
@@ -37,9 +47,19 @@ TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation → what makes the picture upright (EXIF 2.32, tag 274)."""
+TURNED = frozenset({5, 6, 7, 8})
+"""Orientations whose upright picture is as wide as the stored one is high."""
+STRIP_ROWS = 256
 
 POOL_EXTENSION = "jpg"
 """Format of everything in the pool."""
+MAX_JPEG_SIDE_PX = 65_500
+"""Longest side that libjpeg writes."""
+
+DECODE_ERROR = "decode_error"
+DECODE_MEMORY = "decode_memory"
+TOO_MANY_PIXELS = "too_many_pixels"
+SIDE_TOO_LONG = "side_too_long"
 ENTROPY_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """The marker that ends entropy-coded JPEG data: stuffing, restarts and fill bytes are inside."""
 
@@ -49,7 +69,7 @@ class Picture:
     """A decoded picture in the form in which the pool keeps it."""
 
     image: Image.Image
-    """Upright RGB, longer side at most the pool's."""
+    """Upright RGB, in the pool's size."""
     encoded: bytes
     """What the pool stores, a JPEG of ``image``; the very pixels where received bytes are kept."""
     original_width: int
@@ -62,8 +82,22 @@ class Picture:
         return np.asarray(self.image)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A received picture, upright and RGB, in the size in which it is kept; not encoded."""
+
+    image: Image.Image
+    original: Size
+    """Of the received picture, upright."""
+    is_plain: bool
+    """Whether its file is a JPEG that shows exactly ``image``."""
+
+
 class _RefusedError(Exception):
     pass
+
+
+Found = TypeVar("Found")
 
 
 def sniff(body: bytes) -> str | None:
@@ -78,33 +112,45 @@ def sniff(body: bytes) -> str | None:
 
 
 def decode(body: bytes, config: DecodeConfig) -> Picture | str:
-    """Decode a received body.
+    """Decode a received body and encode it for the pool.
 
     Args:
         body: Bytes as received.
-        config: Pixel limit, pool side, JPEG quality.
+        config: Pixel limit, the pool's size and how it is reached, JPEG quality.
 
     Returns:
-        The picture, or its drop reason: ``decode_error`` or ``too_many_pixels``.
+        The picture, or its drop reason: those of ``open_received``, or ``side_too_long`` where the
+        picture, in the size in which it would be kept, exceeds what a JPEG may have (65,500 px).
     """
+    return guarded(lambda: _encoded(body, _opened(body, config, must_fit=True), config))
+
+
+def open_received(body: bytes, config: DecodeConfig) -> Opened | str:
+    """Decode a received body for somebody who does not want it encoded.
+
+    Args:
+        body: Bytes as received.
+        config: Pixel limit, size and how it is reached.
+
+    Returns:
+        The picture, or its drop reason: ``decode_error``, ``too_many_pixels`` or, where the memory
+        of this process is limited, ``decode_memory``.
+    """
+    return guarded(lambda: _opened(body, config, must_fit=False))
+
+
+def guarded(work: Callable[[], Found]) -> Found | str:
+    """What handling one picture gives, or the drop reason that its failure means."""
     try:
-        kind = sniff(body)
-        if kind is None:
-            return "decode_error"
-        image, untouched = _upright_rgb(body, kind, config.max_pixels)
+        return work()
     except _RefusedError as refused:
         return str(refused)
+    except MemoryError:
+        return DECODE_MEMORY
     # Pillow's plugins let through whatever their parsing meets in a damaged file: struct.error,
     # SyntaxError, IndexError, OSError, zlib.error and more. All of it means one thing.
     except Exception:
-        return "decode_error"
-    original = image.size
-    image = _within(image, config.pool_side_px)
-    if image.size == original and untouched:
-        kept = plain_jpeg(body)
-        if kept is not None:
-            return Picture(image, kept, *original)
-    return _encoded_anew(image, original, config.jpeg_quality)
+        return DECODE_ERROR
 
 
 def open_rgb(encoded: bytes) -> Image.Image:
@@ -117,24 +163,56 @@ def open_rgb(encoded: bytes) -> Image.Image:
         return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _upright_rgb(body: bytes, kind: str, max_pixels: int) -> tuple[Image.Image, bool]:
-    """The upright RGB picture, and whether its file is a JPEG that shows exactly that."""
+def _opened(body: bytes, config: DecodeConfig, *, must_fit: bool) -> Opened:
+    kind = sniff(body)
+    if kind is None:
+        raise _RefusedError(DECODE_ERROR)
+    image, size, is_plain = _received(body, kind, config, must_fit=must_fit)
+    kept = resized(image, size, config)
+    return Opened(kept, size, is_plain and kept is image)
+
+
+def _received(
+    body: bytes, kind: str, config: DecodeConfig, *, must_fit: bool
+) -> tuple[Image.Image, Size, bool]:
+    """The picture upright and RGB, its received size, and whether its file is a JPEG of just that.
+
+    Smaller than that size where the decoder was allowed to skip pixels.
+    """
     if kind == "WEBP":  # its decoder allocates the whole canvas before Pillow names the size
-        _check_pixels(*_webp_size(body), max_pixels)
+        _check_pixels(*_webp_size(body), config.max_pixels)
     with Image.open(io.BytesIO(body), formats=[kind]) as image:
-        _check_pixels(*image.size, max_pixels)
+        size = Size(*image.size)
+        _check_pixels(*size, config.max_pixels)
+        if must_fit and max(kept_size(size, config)) > MAX_JPEG_SIDE_PX:
+            raise _RefusedError(SIDE_TOO_LONG)
+        if kind == "JPEG":
+            _skip_pixels(image, config)
         image.load()
         orientation = _orientation(image)
         plain = kind == "JPEG" and image.mode == "RGB" and orientation == 1
+        if kind == "PNG" and "transparency" in image.info:
+            image.info["transparency"] = _png_transparency(image, depth=body[24])
         rgb = _as_rgb(image)
     if orientation in TRANSPOSE:
         rgb = rgb.transpose(TRANSPOSE[orientation])
-    return rgb, plain
+    if orientation in TURNED:
+        size = Size(size.height, size.width)
+    return rgb, size, plain and rgb.size == size
+
+
+def _skip_pixels(image: Image.Image, config: DecodeConfig) -> None:
+    """Let the JPEG decoder leave out high frequencies that scaling would remove anyway."""
+    size = Size(*image.size)
+    wanted = scaled_size(size, config)
+    if config.dct_margin is not None and wanted != size:
+        width, height = (math.ceil(length * config.dct_margin) for length in wanted)
+        image.draft(image.mode, (width, height))  # none of its halvings goes below
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise _RefusedError("too_many_pixels")
+        raise _RefusedError(TOO_MANY_PIXELS)
 
 
 def _webp_size(body: bytes) -> tuple[int, int]:
@@ -161,29 +239,57 @@ def _orientation(image: Image.Image) -> int:
     return value if value in TRANSPOSE else 1
 
 
+def _png_transparency(image: Image.Image, depth: int) -> Any:  # noqa: ANN401 - as Pillow has it
+    """The transparent colour of a PNG on the scale of the pixels that Pillow makes of it.
+
+    Pillow leaves it as the file has it (PNG 3rd ed., 11.3.1.1), whatever the depth of the samples.
+    """
+    colour = image.info["transparency"]
+    if isinstance(colour, tuple) and depth == 16:
+        return tuple(value >> 8 for value in colour)
+    if isinstance(colour, int) and image.mode in ("1", "L"):
+        return colour * 255 // ((1 << depth) - 1)
+    return colour
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey; "I" holds the same values in 32 bits
-        high_bytes = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
-        image = Image.fromarray(high_bytes.astype(np.uint8))
+        return _from_16_bit(image)
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return _over_white(image if image.mode == "RGBA" else image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _within(image: Image.Image, side_px: int) -> Image.Image:
-    longer = max(image.size)
-    if longer <= side_px:
-        return image
-    width, height = (max(1, round(length * side_px / longer)) for length in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    samples = np.asarray(image)
+    high_bytes = (np.clip(samples, 0, 65535) >> 8).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        high_bytes[samples == transparent] = 255
+    return Image.fromarray(high_bytes).convert("RGB")
 
 
-def _encoded_anew(image: Image.Image, original: tuple[int, int], quality: int) -> Picture:
+def _over_white(rgba: Image.Image) -> Image.Image:
+    """Lay a picture over white, a strip at a time: no second picture of four channels."""
+    rgb = Image.new("RGB", rgba.size)
+    for top in range(0, rgba.height, STRIP_ROWS):
+        strip = rgba.crop((0, top, rgba.width, min(top + STRIP_ROWS, rgba.height)))
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        rgb.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return rgb
+
+
+def _encoded(body: bytes, opened: Opened, config: DecodeConfig) -> Picture:
+    kept = plain_jpeg(body) if opened.is_plain else None
+    if kept is not None:
+        return Picture(opened.image, kept, *opened.original)
+    return _encoded_anew(opened.image, opened.original, config.jpeg_quality)
+
+
+def _encoded_anew(image: Image.Image, original: Size, quality: int) -> Picture:
     buffer = io.BytesIO()
-    # A fresh image: Pillow would write the comment or the profile that it read.
-    clean = Image.frombytes("RGB", image.size, image.tobytes())
+    clean = image.copy()
+    clean.info = {}  # Pillow would write the comment or the profile that it read
     clean.save(buffer, "JPEG", quality=quality, subsampling=0)
     return Picture(clean, buffer.getvalue(), *original)
 

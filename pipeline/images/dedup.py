@@ -10,20 +10,20 @@ The result is a function of the set of rows: neither their order nor any partiti
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
 from pipeline.images.config import DedupConfig
+from pipeline.images.near_hashes import NearHashes
 
 HASH_SIDE = 8
 DCT_SIDE = 32
 THUMBNAIL_SIDE = 8
-HASH_BITS = HASH_SIDE * HASH_SIDE
 _SCALE = 1 << 14
 
 
@@ -88,6 +88,24 @@ class Entry:
     """Smallest uid of its captions: breaks ties."""
 
 
+COLUMNS = ("key", "sha256", "pixel_sha256", "phash", "thumbnail", "uids")
+COLUMNS += ("original_width", "original_height")
+"""Of a table of pictures: what ``entry`` reads."""
+
+
+def entry(row: Mapping[str, Any]) -> Entry:
+    """A picture of a table; ``row`` has ``COLUMNS``."""
+    return Entry(
+        key=row["key"],
+        sha256=row["sha256"],
+        pixel_sha256=row["pixel_sha256"],
+        phash=int(row["phash"], 16),
+        thumbnail=row["thumbnail"],
+        side_px=max(row["original_width"], row["original_height"]),
+        uid=min(row["uids"]),
+    )
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What became of one picture."""
@@ -108,7 +126,7 @@ def group(entries: Sequence[Entry], config: DedupConfig) -> dict[str, Verdict]:
     Returns:
         One verdict per key.
     """
-    ordered = sorted(entries, key=lambda entry: (-entry.side_px, entry.uid, entry.key))
+    ordered = sorted(entries, key=order)
     same_as = _exact(ordered)
     leaders = _Leaders(config)
     verdicts: dict[str, Verdict] = {}
@@ -126,6 +144,11 @@ def group(entries: Sequence[Entry], config: DedupConfig) -> dict[str, Verdict]:
     return verdicts
 
 
+def order(entry: Entry) -> tuple[int, str, str]:
+    """Who leads whom: the larger side first, then the smaller uid."""
+    return -entry.side_px, entry.uid, entry.key
+
+
 def _exact(ordered: Sequence[Entry]) -> dict[str, str]:
     """Key → first key with the same bytes or, failing that, the same pixels."""
     by_bytes: dict[str, str] = {}
@@ -140,49 +163,26 @@ def _exact(ordered: Sequence[Entry]) -> dict[str, str]:
 
 
 class _Leaders:
-    """Leaders, found by bands of their hash.
-
-    Two hashes that differ in at most h bits agree in at least one of h + 1 bands, so a look-up
-    touches only leaders that share a band: n · (h + 1) / 2^(64 / (h + 1)) of n on average.
-    """
+    """Leaders, found by their hashes and then by their colours."""
 
     def __init__(self, config: DedupConfig) -> None:
-        self._config = config
-        self._bands: list[dict[int, list[int]]] = [
-            defaultdict(list) for _ in range(config.max_hamming + 1)
-        ]
+        self._tolerance = config.max_colour_difference
+        self._hashes = NearHashes(config.max_hamming)
         self._keys: list[str] = []
-        self._hashes: list[int] = []
         self._thumbnails: list[bytes] = []
 
     def find(self, entry: Entry) -> str | None:
         """The first leader that ``entry`` resembles."""
-        near = {
-            index
-            for band, value in enumerate(self._values(entry.phash))
-            for index in self._bands[band].get(value, ())
-            if (self._hashes[index] ^ entry.phash).bit_count() <= self._config.max_hamming
-        }
-        for index in sorted(near):
-            if _same_colours(
-                self._thumbnails[index], entry.thumbnail, self._config.max_colour_difference
-            ):
+        for index in self._hashes.near(entry.phash):
+            if _same_colours(self._thumbnails[index], entry.thumbnail, self._tolerance):
                 return self._keys[index]
         return None
 
     def add(self, entry: Entry) -> None:
         """Let ``entry`` lead from now on."""
-        for band, value in enumerate(self._values(entry.phash)):
-            self._bands[band][value].append(len(self._keys))
+        self._hashes.add(entry.phash)
         self._keys.append(entry.key)
-        self._hashes.append(entry.phash)
         self._thumbnails.append(entry.thumbnail)
-
-    def _values(self, phash: int) -> Iterator[int]:
-        num_bands = len(self._bands)
-        for band in range(num_bands):
-            start, end = HASH_BITS * band // num_bands, HASH_BITS * (band + 1) // num_bands
-            yield phash >> start & (1 << (end - start)) - 1
 
 
 def _same_colours(one: bytes, other: bytes, tolerance: int) -> bool:

@@ -1,54 +1,53 @@
 """Fetch one picture: politely, within limits, with exactly one outcome.
 
-Every hop of every attempt passes the network guard, robots.txt and the host's budget; headers and
-first bytes decide whether a body is read to its end.
+Every hop of every attempt passes the network guard, the site's rules and the host's budget; headers
+and first bytes decide whether a body is read to its end. ``failures.py`` lists how it may end.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 from yarl import URL
 
+from pipeline.candidates import urls
 from pipeline.draws import uniform
+from pipeline.images import failures, transfer
 from pipeline.images.config import CrawlConfig
-from pipeline.images.decode import sniff
+from pipeline.images.failures import FailedError
 from pipeline.images.network_guard import (
     BadUrlError,
     GuardedResolver,
     NetworkGuard,
     RefusedAddressError,
 )
-from pipeline.images.politeness import (
-    MAX_ROBOTS_BYTES,
-    HostBudget,
-    Robots,
-    RobotsAnswer,
-    opted_out,
-    tdm_reserved,
-)
+from pipeline.images.politeness import BudgetSpentError, HostBudget, HostPausedError
+from pipeline.images.resolver import CachingResolver
+from pipeline.images.site_rules import SiteFile, SiteRules
 
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
-TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-UNTYPED = frozenset({"", "application/octet-stream", "binary/octet-stream"})
-DNS_CACHE_S = 300
-EAI_AGAIN = -3
-"""``socket.EAI_AGAIN``: the name server could not answer now; other codes are final."""
+ACCEPT = "image/jpeg,image/png,image/webp,image/gif;q=0.8,*/*;q=0.1"
 
 
 @dataclass(frozen=True)
 class Target:
-    """One picture to fetch."""
+    """One picture to fetch, and what is known of it."""
 
     key: str
     """Its url_id."""
     url: str
+    etag: str | None = None
+    """Of the copy that an earlier crawl holds."""
+    held_sha256: str | None = None
+    """Of that copy's bytes, hex."""
+    given_sha256: str | None = None
+    """Of the bytes that the source of the candidates saw, hex."""
+    not_before_s: float = 0.0
+    """Unix time before which the host does not want to be asked again."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,12 @@ class Fetched:
     """Unix time of the first request."""
     duration_s: float
     """Time spent in requests; waiting for the host's turn left out."""
+    transient: bool = False
+    """Whether the drop reason may pass."""
+    retry_at_s: float | None = None
+    """Unix time before which the host does not want to be asked again."""
+    sha256: str | None = None
+    """Of the bytes as received, hex; of the bytes that are held where they are unchanged."""
 
     def log_row(self) -> dict[str, Any]:
         """The row of the crawl log: facts of this fetch, which no content hash covers."""
@@ -75,14 +80,21 @@ class Fetched:
         return row | {"num_bytes": None if self.body is None else len(self.body)}
 
 
-class _FailedError(Exception):
-    """One attempt failed."""
-
-    def __init__(
-        self, reason: str, transient: bool = False, retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(reason)
-        self.reason, self.transient, self.retry_after_s = reason, transient, retry_after_s
+def not_asked(target: Target, drop_reason: str) -> Fetched:
+    """The outcome of a picture that is dropped without a request."""
+    return Fetched(
+        key=target.key,
+        url=target.url,
+        body=None,
+        drop_reason=drop_reason,
+        status=None,
+        final_url=target.url,
+        attempts=0,
+        etag=target.etag,
+        started_s=time.time(),
+        duration_s=0.0,
+        sha256=target.held_sha256,
+    )
 
 
 @dataclass
@@ -97,51 +109,66 @@ class _Visit:
     attempts: int = 0
     etag: str | None = None
     started_s: float = field(default_factory=time.time)
-    holds_slot: bool = False
+    holds_place: bool = False
     """Whether a body is in memory on this visit's account."""
+    holds_large_place: bool = False
+    """Whether that body is a large one."""
+    is_picture: bool = True
+    """False for the files in which a site states its rules."""
 
 
 def host_of(url: str) -> str:
     """The host whose budget a URL's requests use; empty where the URL is none."""
     try:
-        return urlsplit(url).hostname or ""
+        return (urlsplit(url).hostname or "").rstrip(".")
     except ValueError:
         return ""
 
 
 @asynccontextmanager
-async def open_crawler(config: CrawlConfig) -> AsyncIterator["Crawler"]:
-    """A crawler with its connections, closed when the block ends."""
+async def open_crawler(
+    config: CrawlConfig, sites: Collection[str] | None = None, num_partitions: int = 1
+) -> AsyncIterator["Crawler"]:
+    """A crawler with its connections, closed when the block ends; arguments as ``HostBudget``."""
     guard = NetworkGuard(config)
+    resolver = GuardedResolver(guard, CachingResolver(config.execution.nameservers))
     connector = aiohttp.TCPConnector(
-        limit=0, resolver=GuardedResolver(guard), ttl_dns_cache=DNS_CACHE_S
+        limit=0, resolver=resolver, use_dns_cache=False, socket_factory=guard.open_socket
     )
     headers = {
         "User-Agent": config.user_agent,
-        "Accept": "image/jpeg,image/png,image/webp,image/gif;q=0.8,*/*;q=0.1",
+        "Accept": ACCEPT,
         "Accept-Encoding": "identity",
     }
-    async with aiohttp.ClientSession(
-        connector=connector,
-        headers=headers,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None),  # deadlines are ours: over all requests
-        trust_env=False,
-    ) as session:
-        yield Crawler(config, guard, session)
+    try:
+        async with aiohttp.ClientSession(
+            connector=connector,
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None),  # deadlines are ours: over all requests
+            trust_env=False,
+        ) as session:
+            yield Crawler(config, guard, session, HostBudget(config, sites, num_partitions))
+    finally:
+        await resolver.close()
 
 
 class Crawler:
     """Fetches pictures over one session; knows each host's rules and budget."""
 
     def __init__(
-        self, config: CrawlConfig, guard: NetworkGuard, session: aiohttp.ClientSession
+        self,
+        config: CrawlConfig,
+        guard: NetworkGuard,
+        session: aiohttp.ClientSession,
+        budget: HostBudget,
     ) -> None:
-        """Fetch with ``session``, whose resolver is guarded by ``guard``."""
+        """Fetch with ``session``, whose resolver and sockets are guarded by ``guard``."""
         self._config, self._guard, self._session = config, guard, session
-        self._budget = HostBudget(config.per_host_concurrency, config.per_host_delay_s)
-        self._robots = Robots(config.product, self._fetch_robots)
-        self._slots = asyncio.Semaphore(config.execution.max_transfers)
+        self._budget = budget
+        self._rules = SiteRules(config.product, self._fetch_site_file, self._slow_down)
+        self._places = asyncio.Semaphore(config.execution.max_transfers)
+        self._bodies = transfer.BodyReader(config)
 
     @asynccontextmanager
     async def fetched(self, target: Target) -> AsyncIterator[Fetched]:
@@ -150,146 +177,179 @@ class Crawler:
         try:
             yield await self._fetch(visit)
         finally:
-            if visit.holds_slot:
-                self._slots.release()
+            self._let_go(visit)
 
     async def _fetch(self, visit: _Visit) -> Fetched:
-        body, reason = None, None
+        self._keep_pause(visit.target)
         while True:
             visit.attempts += 1
             try:
-                body, reason = await self._attempt(visit), None
-            except _FailedError as failure:
-                reason = failure.reason
-                if await self._will_retry(visit, failure):
-                    continue
-            return Fetched(
-                key=visit.target.key,
-                url=visit.target.url,
-                body=body,
-                drop_reason=reason,
-                status=visit.status,
-                final_url=visit.final_url,
-                attempts=visit.attempts,
-                etag=visit.etag,
-                started_s=visit.started_s,
-                duration_s=self._config.deadline_s - visit.left_s,
-            )
+                return self._outcome(visit, await self._attempt(visit), None)
+            except FailedError as failure:
+                if not await self._will_retry(visit, failure):
+                    return self._outcome(visit, None, failure)
 
-    async def _will_retry(self, visit: _Visit, failure: _FailedError) -> bool:
+    def _outcome(self, visit: _Visit, body: bytes | None, failure: FailedError | None) -> Fetched:
+        unchanged = failure is not None and failure.reason == failures.UNCHANGED
+        return Fetched(
+            key=visit.target.key,
+            url=visit.target.url,
+            body=body,
+            drop_reason=None if failure is None else failure.reason,
+            status=visit.status,
+            final_url=visit.final_url,
+            attempts=visit.attempts,
+            etag=visit.etag,
+            started_s=visit.started_s,
+            duration_s=self._config.deadline_s - visit.left_s,
+            transient=failure is not None and failure.transient,
+            retry_at_s=None if failure is None else failure.retry_at_s,
+            sha256=visit.target.held_sha256 if unchanged else None,
+        )
+
+    def _keep_pause(self, target: Target) -> None:
+        """Let a pause that the host asked for in an earlier pass go on."""
+        left_s = target.not_before_s - time.time()
+        if left_s > 0:
+            self._budget.pause(host_of(target.url), left_s)
+
+    async def _will_retry(self, visit: _Visit, failure: FailedError) -> bool:
         """Wait before the next attempt; False when there is none."""
-        config, asked_s = self._config, failure.retry_after_s or 0.0
-        if not failure.transient or visit.attempts > config.num_retries:
-            return False
-        if asked_s > config.deadline_s or visit.left_s <= 0:
-            return False
-        if asked_s:
+        asked_s = max((failure.retry_at_s or 0.0) - time.time(), 0.0)
+        if asked_s:  # for all pictures of the host, whether this one is tried again or not
             self._budget.pause(host_of(visit.final_url), asked_s)
-        pause_s = config.backoff_s * 2 ** (visit.attempts - 1)
+        if not failure.transient or failure.of_site or visit.attempts > self._config.num_retries:
+            return False
+        if asked_s > self._config.deadline_s or visit.left_s <= 0:
+            return False
+        pause_s = self._config.backoff_s * 2 ** (visit.attempts - 1)
         jitter = 0.5 + uniform(visit.target.key, visit.attempts)
         await asyncio.sleep(max(asked_s, pause_s * jitter))
         return True
 
     async def _attempt(self, visit: _Visit) -> bytes:
-        """Follow redirects to a body; every hop is checked by guard and robots.txt."""
+        """Follow redirects to a body; every hop is checked by guard and the site's rules."""
         url = visit.target.url
         for _ in range(self._config.max_redirects + 1):
             visit.final_url = url
             self._check(url)
-            refusal = await self._robots.refusal(url)
+            refusal = await self._rules.refusal(url)
             if refusal is not None:
-                raise _FailedError(refusal)
+                raise refusal.with_traceback(None)  # it is shared: its traceback would grow
             answer = await self._request(url, visit, self._read_picture)
             if isinstance(answer, bytes):
                 return answer
             url = answer.location
-        raise _FailedError("too_many_redirects")
+        raise FailedError("too_many_redirects")
 
     def _check(self, url: str) -> None:
         try:
             self._guard.check_url(url)
         except BadUrlError as error:
-            raise _FailedError("invalid_url") from error
+            raise FailedError("invalid_url") from error
         except RefusedAddressError as error:
-            raise _FailedError("refused_address") from error
+            raise FailedError("refused_address") from error
 
     async def _request(self, url: str, visit: _Visit, read: "_Read") -> "bytes | _Redirect":
-        """One GET within the host's budget, a free slot and what is left of the deadline."""
-        async with self._budget.turn(host_of(url)):
-            await self._slots.acquire()
-            keep_slot = False
-            started = time.monotonic()
-            try:
-                async with asyncio.timeout(max(visit.left_s, 0)):
-                    answer = await self._get(url, visit, read)
-                keep_slot = visit.holds_slot = isinstance(answer, bytes)
-                return answer
-            except TimeoutError as error:
-                raise _FailedError("timeout") from error
-            finally:
-                visit.left_s -= time.monotonic() - started
-                if not keep_slot:
-                    self._slots.release()
+        """One GET within the host's budget, a free place and what is left of the deadline."""
+        try:
+            async with self._budget.turn(host_of(url), self._places):
+                visit.holds_place = True
+                return await self._timed(url, visit, read)
+        except HostPausedError as error:
+            retry_at_s = time.time() + self._budget.pause_left_s(host_of(url))
+            raise FailedError(failures.HOST_BUSY, transient=True, retry_at_s=retry_at_s) from error
+        except BudgetSpentError as error:
+            raise FailedError(failures.OVER_HOST_BUDGET) from error
+
+    async def _timed(self, url: str, visit: _Visit, read: "_Read") -> "bytes | _Redirect":
+        """The place in memory stays taken where the answer is a body."""
+        started, answer = time.monotonic(), None
+        try:
+            async with asyncio.timeout(max(visit.left_s, 0)):
+                answer = await self._get(url, visit, read)
+            return answer
+        except TimeoutError as error:
+            raise FailedError("timeout", transient=True) from error
+        finally:
+            visit.left_s -= time.monotonic() - started
+            if not isinstance(answer, bytes):
+                self._let_go(visit)
+
+    def _let_go(self, visit: _Visit) -> None:
+        if visit.holds_large_place:
+            self._bodies.release()
+        if visit.holds_place:
+            self._places.release()
+        visit.holds_place = visit.holds_large_place = False
 
     async def _get(self, url: str, visit: _Visit, read: "_Read") -> "bytes | _Redirect":
+        known = {} if visit.target.etag is None else {"If-None-Match": visit.target.etag}
         try:
-            async with self._session.get(_as_sent(url), allow_redirects=False) as response:
+            async with self._session.get(
+                _as_sent(url), allow_redirects=False, headers=known
+            ) as response:
                 visit.status = response.status
+                if visit.is_picture:
+                    transfer.check_opt_out(response, self._config.product)
                 location = response.headers.get("Location")
-                if response.status in REDIRECTS and location is not None:
+                if response.status in failures.REDIRECTS and location is not None:
                     return _Redirect(_joined(url, location))
                 return await read(response, visit)
-        except (aiohttp.ClientError, OSError, RefusedAddressError, ValueError) as error:
-            if isinstance(error, TimeoutError):
-                raise
-            raise _as_failure(error) from error
+        except TimeoutError:
+            raise
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise failures.of_error(error) from error
 
     async def _read_picture(self, response: aiohttp.ClientResponse, visit: _Visit) -> bytes:
         """The body, if headers and first bytes say that it is a picture we may keep."""
-        headers = response.headers
-        if opted_out(headers.getall("X-Robots-Tag", []), self._config.product) or tdm_reserved(
-            headers.get("tdm-reservation")
-        ):
-            raise _FailedError("opted_out_image")
+        visit.etag = transfer.etag_of(response)
+        if response.status == 304 and visit.target.etag is not None:
+            visit.etag = visit.etag or visit.target.etag
+            raise FailedError(failures.UNCHANGED)
         if response.status != 200:
-            transient = response.status in TRANSIENT_STATUS
-            raise _FailedError("http_error", transient, _retry_after_s(headers.get("Retry-After")))
-        kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if not kind.startswith("image/") and kind not in UNTYPED:
-            raise _FailedError("wrong_content_type")
-        visit.etag = headers.get("ETag")
-        body = await _read(response, self._config.max_bytes)
-        if body is None:
-            raise _FailedError("too_many_bytes")
-        if sniff(body) is None:
-            raise _FailedError("wrong_content_type")
+            raise failures.of_status(response.status, response.headers.get("Retry-After"))
+        body, visit.holds_large_place = await self._bodies.picture(response)
         return body
 
-    async def _fetch_robots(self, url: str) -> RobotsAnswer:
-        """Fetch a robots.txt; where none of its redirects ends, there are no rules (RFC 9309)."""
-        visit = _Visit(Target(url, url), self._config.deadline_s, url)
+    def _slow_down(self, url: str, delay_s: float) -> None:
+        self._budget.slow_down(host_of(url), delay_s)
+
+    async def _fetch_site_file(self, url: str) -> SiteFile:
+        """Fetch a robots.txt or the like; where none of its redirects ends, there is none."""
+        visit = _Visit(Target(url, url), self._config.deadline_s, url, is_picture=False)
         while True:
             visit.attempts += 1
             try:
-                return await self._robots_attempt(visit)
-            except _FailedError as failure:
+                return await self._site_file_attempt(visit)
+            except FailedError as failure:
                 if not await self._will_retry(visit, failure):
-                    return RobotsAnswer(None, drop_reason=failure.reason)
+                    return SiteFile(None, failure=failure)
             finally:
-                if visit.holds_slot:
-                    visit.holds_slot = False
-                    self._slots.release()
+                self._let_go(visit)
 
-    async def _robots_attempt(self, visit: _Visit) -> RobotsAnswer:
+    async def _site_file_attempt(self, visit: _Visit) -> SiteFile:
         url = visit.target.url
+        retry_after: list[str | None] = []
+
+        async def read(response: aiohttp.ClientResponse, _: _Visit) -> bytes:
+            retry_after.append(response.headers.get("Retry-After"))
+            return await transfer.read_site_file(response)
+
         for _ in range(self._config.max_redirects + 1):
             self._check(url)
-            answer = await self._request(url, visit, _read_robots)
+            answer = await self._request(url, visit, read)
             if isinstance(answer, bytes):
                 assert visit.status is not None
-                return RobotsAnswer(visit.status, answer)
+                return self._site_file(url, visit.status, answer, retry_after[-1])
             url = answer.location
-        return RobotsAnswer(404)
+        return SiteFile(404)
+
+    def _site_file(self, url: str, status: int, body: bytes, retry_after: str | None) -> SiteFile:
+        failure = None if status == 200 else failures.of_status(status, retry_after)
+        if failure is not None and failure.retry_at_s is not None:
+            self._budget.pause(host_of(url), failure.retry_at_s - time.time())
+        return SiteFile(status, body, failure)
 
 
 @dataclass(frozen=True)
@@ -303,57 +363,12 @@ _Read = Callable[[aiohttp.ClientResponse, _Visit], Awaitable[bytes]]
 
 def _joined(url: str, location: str) -> str:
     location.encode()  # a ValueError for bytes that are no UTF-8: aiohttp keeps them as surrogates
-    return urljoin(url, location.strip()).partition("#")[0]
+    joined = urljoin(url, location.strip()).partition("#")[0]
+    # One spelling per host, or its budget and rules would count for each of them anew.
+    return joined if joined.isascii() else urls.canonical(joined) or joined
 
 
 def _as_sent(url: str) -> URL:
     """Sent as written where that is legal; other spellings are quoted first."""
     legal = url.isascii() and not any(character <= " " for character in url)
     return URL(url, encoded=legal)
-
-
-async def _read_robots(response: aiohttp.ClientResponse, visit: _Visit) -> bytes:
-    parts, left = [], MAX_ROBOTS_BYTES
-    if response.status == 200:
-        async for part in response.content.iter_any():
-            parts.append(part[:left])
-            left -= len(parts[-1])
-            if left == 0:
-                break
-    return b"".join(parts)
-
-
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
-    """The body, or None as soon as it is longer than ``max_bytes``, whatever the headers say."""
-    if (response.content_length or 0) > max_bytes:
-        return None
-    parts, num_bytes = [], 0
-    async for part in response.content.iter_any():
-        num_bytes += len(part)
-        if num_bytes > max_bytes:
-            return None
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _as_failure(error: Exception) -> _FailedError:
-    if isinstance(error, RefusedAddressError):
-        return _FailedError("refused_address")
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return _FailedError("dns_error", transient=error.os_error.errno == EAI_AGAIN)
-    if isinstance(error, aiohttp.InvalidURL | ValueError):
-        return _FailedError("invalid_url")
-    final = isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientResponseError)
-    return _FailedError("connection_error", transient=not final)
-
-
-def _retry_after_s(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, given as a number or as a date."""
-    if value is None:
-        return None
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError):
-        return None

@@ -3,6 +3,16 @@
 from pipeline.images.config import FilterConfig
 
 
+def bytes_reason(num_bytes: int, config: FilterConfig) -> str | None:
+    """Why a received file falls before anybody decodes it.
+
+    Args:
+        num_bytes: Its length.
+        config: ``min_bytes``.
+    """
+    return "too_few_bytes" if num_bytes < config.min_bytes else None
+
+
 def picture_reason(width: int, height: int, config: FilterConfig) -> str | None:
     """Why a picture falls.
 

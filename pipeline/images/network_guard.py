@@ -3,6 +3,8 @@
 A URL is checked before a request is made (scheme, userinfo, port, literal addresses, which bypass
 aiohttp's resolver); a name is checked when it is resolved, and the socket connects to the very
 address that was checked, so a name that changes its address between two look-ups gains nothing.
+Last, no socket is opened to an address that none of these checks let pass, whatever aiohttp read
+in a URL that we did not.
 """
 
 import ipaddress
@@ -11,12 +13,17 @@ import socket
 from fnmatch import fnmatchcase
 from urllib.parse import SplitResult, urlsplit
 
+from aiohappyeyeballs import AddrInfoType
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 
 from pipeline.images.config import CrawlConfig
+from pipeline.images.resolver import NameNotFoundError, as_result
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All of IPv6 that is the public internet. Outside: IPv4-mapped, -compatible and -translated
+forms, NAT64 (64:ff9b::/96, 64:ff9b:1::/48), private, link-local, site-local, multicast."""
 
 DENIED = tuple(
     ipaddress.ip_network(network)
@@ -27,22 +34,22 @@ DENIED = tuple(
         "192.0.0.0/24",
         "192.88.99.0/24",  # 6to4 relays
         "240.0.0.0/4",
-        "64:ff9b::/96",  # NAT64 forms reach IPv4 addresses
-        "64:ff9b:1::/48",
-        "2001::/32",  # Teredo
+        "2001::/23",  # Teredo and other protocol assignments
+        "2001:db8::/32",
         "2002::/16",  # 6to4
-        "fec0::/10",
-        "fd00:ec2::254/128",  # metadata
-        "::/96",  # IPv4-compatible
+        "3fff::/20",  # documentation, unknown to older standard libraries
     )
 )
 """Denied by name, on top of what the standard library calls not global."""
+
+NEVER_PUBLIC = (".invalid", ".test", ".example", ".localhost", ".local", ".onion", ".alt")
+"""Endings that no public name server answers for (RFC 6761, 6762, 7686, 9476); none is asked."""
 
 NUMERIC_LABEL = re.compile(r"\d+|0x[0-9a-f]*")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class RefusedAddressError(Exception):
+class RefusedAddressError(OSError):
     """An address that this crawl may not contact."""
 
 
@@ -52,10 +59,8 @@ class BadUrlError(Exception):
 
 def is_public(address: Address) -> bool:
     """Whether an address belongs to the public internet and reaches nothing else by translation."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped
-        if inner is not None:
-            return False
+    if isinstance(address, ipaddress.IPv6Address) and address not in GLOBAL_UNICAST:
+        return False
     if not address.is_global or address.is_multicast or address.is_reserved:
         return False
     return not any(address in network for network in DENIED if network.version == address.version)
@@ -71,6 +76,8 @@ class NetworkGuard:
         self._mapped = {
             pattern.lower(): target for pattern, target in config.execution.resolve.items()
         }
+        self._let_pass: set[str] = set()
+        """Addresses that are not public and were allowed under the name that was asked for."""
 
     def check_url(self, url: str) -> SplitResult:
         """Refuse what may not be contacted before anything is sent.
@@ -86,9 +93,9 @@ class NetworkGuard:
         parts, host, port = _split(url)
         if parts.username is not None or parts.password is not None:
             raise RefusedAddressError(f"{host}: URLs with a user name are refused")
-        if self.mapped(host) is not None or f"{host}:{port}" in self._private:
+        if self.mapped(host) is not None:
             return parts
-        if port not in self._ports:
+        if port not in self._ports and f"{host}:{port}" not in self._private:
             raise RefusedAddressError(f"{host}:{port}: allowed ports are {sorted(self._ports)}")
         literal = _literal(host)
         if literal is not None and not self.allows(host, port, literal):
@@ -98,15 +105,36 @@ class NetworkGuard:
     def allows(self, host: str, port: int, address: Address) -> bool:
         """Whether ``address``, found for ``host``, may be contacted."""
         if host in self._private or f"{host}:{port}" in self._private:
+            self._let_pass.add(str(address))
             return True
         return is_public(address)
+
+    def open_socket(self, address: AddrInfoType) -> socket.socket:
+        """A socket for an address that is about to be connected to.
+
+        Raises:
+            RefusedAddressError: No check let it pass.
+        """
+        family, kind, proto, _, where = address
+        found = ipaddress.ip_address(str(where[0]).partition("%")[0])
+        if str(found) not in self._let_pass and not is_public(found):
+            raise RefusedAddressError(f"{found} was let pass by no check")
+        return socket.socket(family=family, type=kind, proto=proto)
+
+    def may_exist(self, host: str, port: int) -> bool:
+        """Whether a name can be one of the public web, or is one that the configuration allows."""
+        if host in self._private or f"{host}:{port}" in self._private:
+            return True
+        return "." in host and not host.endswith(NEVER_PUBLIC)
 
     def mapped(self, host: str) -> tuple[str, int] | None:
         """The ip and port that stand in for a host name, if the configuration names one."""
         for pattern, target in self._mapped.items():
             if fnmatchcase(host, pattern):
                 ip, _, port = target.rpartition(":")
-                return ip, int(port)
+                address = str(ipaddress.ip_address(ip.strip("[]")))
+                self._let_pass.add(address)
+                return address, int(port)
         return None
 
 
@@ -139,10 +167,9 @@ def _literal(host: str) -> Address | None:
 class GuardedResolver(AbstractResolver):
     """Resolves names for aiohttp; every address of the answer must be allowed."""
 
-    def __init__(self, guard: NetworkGuard, resolver: AbstractResolver | None = None) -> None:
-        """Ask ``resolver`` (the system's by default) and check what it says with ``guard``."""
-        self._guard = guard
-        self._resolver = resolver or ThreadedResolver()
+    def __init__(self, guard: NetworkGuard, resolver: AbstractResolver) -> None:
+        """Ask ``resolver`` and check what it says with ``guard``."""
+        self._guard, self._resolver = guard, resolver
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -150,13 +177,16 @@ class GuardedResolver(AbstractResolver):
         """Addresses to connect to.
 
         Raises:
-            OSError: The name has no address.
+            NameNotFoundError: The name has no address.
+            NameServerError: It could not be found out.
             RefusedAddressError: One of its addresses may not be contacted.
         """
         name = host.lower().rstrip(".")
         target = self._guard.mapped(name)
         if target is not None:
-            return [_answer(host, *target)]
+            return [as_result(host, *target)]
+        if not self._guard.may_exist(name, port):
+            raise NameNotFoundError(f"{host} is no name of the public web")
         answers = await self._resolver.resolve(host, port, family)
         for answer in answers:
             address = ipaddress.ip_address(answer["host"].partition("%")[0])
@@ -167,11 +197,3 @@ class GuardedResolver(AbstractResolver):
     async def close(self) -> None:
         """Close the resolver behind."""
         await self._resolver.close()
-
-
-def _answer(host: str, ip: str, port: int) -> ResolveResult:
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    return ResolveResult(
-        hostname=host, host=ip.strip("[]"), port=port, family=family, proto=0, flags=flags
-    )

@@ -71,7 +71,7 @@ class Rejects:
             "key": pair["url_id"],
             "url": pair["url"],
             "caption": pair["caption"],
-            "thumbnail": None if image is None else _thumbnail(image),
+            "thumbnail": None if image is None else thumbnail(image),
         }
         if len(kept) > self._limit:
             del kept[max(kept)]
@@ -108,7 +108,8 @@ def _order(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["drop_reason"], row["uid"]
 
 
-def _thumbnail(image: Image.Image) -> bytes:
+def thumbnail(image: Image.Image) -> bytes:
+    """A small JPEG of an RGB picture, for people."""
     small = image.copy()
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     buffer = io.BytesIO()

@@ -128,7 +128,8 @@ def save(run_uri: str, path: str) -> None:
 def _copy_stack(run_uri: str, unclip: UnCLIP, folder: Path) -> None:
     """Manifests, weights and an index of the stages that the stack is made of."""
     stages = RunStages.read(run_uri)
-    uris = [stages.clip, stages.prior, stages.decoder, *stages.upsamplers]
+    prior = [stages.prior] if stages.prior else []
+    uris = [stages.clip, *prior, stages.decoder, *stages.upsamplers]
     names = list(unclip.stack.fingerprints)  # in the same order
     for name, uri in zip(names, uris, strict=True):
         manifest = storage.read_json(storage.join(uri, MANIFEST))

@@ -4,17 +4,20 @@ Names of parameters are equal on both sides, so the bridge is the configuration:
 cannot express is refused with the keys that say so. Importing open_clip costs about ten seconds.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import open_clip
 
-from pipeline import checkpoints
+from pipeline import checkpoints, storage
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.models.clip import ClipModel
-from pipeline.models.config import ClipConfig, TextTowerConfig, VisionTowerConfig
+from pipeline.models.config import ClipConfig, OpenClipConfig, TextTowerConfig, VisionTowerConfig
+from pipeline.results import StageOutput
 
+WEIGHTS = "weights.safetensors"
 _VISION = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size"}
 _TEXT = {"context_length", "vocab_size", "layers", "width", "heads", "mlp_ratio"}
 _TOP = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
@@ -91,7 +94,7 @@ def load_open_clip(name: str, weights_path: str | Path) -> ClipModel:
 
 
 def import_open_clip(name: str, weights_path: str | Path, uri: str) -> ClipConfig:
-    """Write open_clip's weights as ours, configuration inside, for the embed stage and later.
+    """Write open_clip's weights as our training would leave them, for the embed stage and later.
 
     Args:
         name: Architecture.
@@ -99,6 +102,35 @@ def import_open_clip(name: str, weights_path: str | Path, uri: str) -> ClipConfi
         uri: Destination safetensors file.
     """
     model = load_open_clip(name, weights_path)
-    dump = {"model": model.config.model_dump(mode="json")}
-    checkpoints.export_weights(uri, model.state_dict(), dump, "clip")
+    task = {"type": "clip", "model": model.config.model_dump(mode="json")}
+    checkpoints.export_weights(uri, model.state_dict(), {"task": task, "inputs": {}}, "clip")
     return model.config
+
+
+def import_stage(
+    config: OpenClipConfig, uri: str, check: Callable[[ClipConfig], None]
+) -> StageOutput:
+    """The stage ``clip`` of a run that brings its own: weights as our training would leave them.
+
+    Args:
+        config: Architecture and weights file.
+        uri: Folder of the stage.
+        check: Raises ValueError where the run's other models expect another CLIP.
+
+    Raises:
+        ConfigError: The architecture cannot be expressed, or is not what the run expects.
+        CheckpointError: Weights and architecture differ.
+    """
+    started = time.time()
+    try:
+        check(clip_config(config.model))
+    except ValueError as error:
+        raise ConfigError(f"open_clip.model={config.model}: {error}") from error
+    weights_uri = storage.join(uri, WEIGHTS)
+    import_open_clip(config.model, storage.local_path(config.weights_path), weights_uri)
+    entry = {
+        "name": WEIGHTS,
+        "sha256": storage.sha256_of(weights_uri),
+        "num_bytes": storage.size_of(weights_uri),
+    }
+    return StageOutput({"weights": entry, "architecture": config.model}, [(started, time.time())])

@@ -3,7 +3,7 @@
 A configuration and a state dict together are a model: both lie in a weights file.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,11 @@ CONTEXT_LENGTH = 77
 def _check_heads(width: int, heads: int) -> None:
     if width % heads:
         raise ValueError(f"width={width} is not a multiple of heads={heads}")
+
+
+def _check_head_width(width: int, head_width: int) -> None:
+    if width % head_width:
+        raise ValueError(f"width={width} is not a multiple of head_width={head_width}")
 
 
 class VisionTowerConfig(StrictModel):
@@ -69,12 +74,54 @@ class ClipConfig(StrictModel):
     """x·sigmoid(1.702 x) instead of the exact GELU: OpenAI's released weights use it."""
 
 
+class OpenClipConfig(StrictModel):
+    """A CLIP that is there already, in weights that open_clip reads."""
+
+    model: str = Field(min_length=1)
+    """Architecture as open_clip lists it: ``ViT-B-32``, ``ViT-L-14-quickgelu`` (OpenAI's weights);
+    any plain vision-transformer CLIP."""
+    weights_path: str = Field(min_length=1)
+    """A local checkpoint; its bytes, not its place, are what counts. Nothing is downloaded."""
+
+    def without_place(self) -> "OpenClipConfig":
+        """The same settings wherever the weights lie."""
+        return self.model_copy(update={"weights_path": ""})
+
+
 class ClipShape(StrictModel):
     """What the prior and the decoder must know of the CLIP they stand on."""
 
     embed_dim: int = Field(ge=1)
     text_width: int = Field(ge=1)
     context_length: int = Field(default=CONTEXT_LENGTH, ge=2)
+
+
+class ClipText(StrictModel):
+    """Captions as the frozen CLIP text encoder reads them."""
+
+    type: Literal["clip"] = "clip"
+
+
+class OwnText(StrictModel):
+    """Captions through tokens and a causal transformer of the model's own, trained with it."""
+
+    type: Literal["own"]
+    vocabulary: Literal["bpe", "bytes"] = "bpe"
+    """CLIP's byte pairs, or the caption's UTF-8 bytes."""
+    context_length: int = Field(default=256, ge=2)
+    """Tokens of a caption, start and end marks included (Table 3: 256)."""
+    width: int = Field(ge=1)
+    layers: int = Field(ge=0)
+    """0 hands the embedded tokens on as they are: for a model that is itself a transformer."""
+    head_width: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "OwnText":
+        _check_head_width(self.width, self.head_width)
+        return self
+
+
+TextInput = Annotated[ClipText | OwnText, Field(discriminator="type")]
 
 
 class PriorConfig(StrictModel):
@@ -84,14 +131,54 @@ class PriorConfig(StrictModel):
     width: int = Field(ge=1)
     layers: int = Field(ge=1)
     head_width: int = Field(default=64, ge=1)
+    text: TextInput = ClipText()
+    """Where the caption's tokens come from; z_txt is CLIP's in any case."""
+    space: Literal["whitened", "scaled"] = "whitened"
+    """What is diffused: each dimension whitened by stored statistics, or the normalised embedding
+    times ``scale`` (paper App. C)."""
+    scale: float = Field(default=17.2, gt=0)
+    """Factor of ``scaled``; the paper's matches the pixel variance of ImageNet."""
+    padding: Literal["masked", "last"] = "masked"
+    """Where a short caption's padding stands: in its place behind a mask, or behind all other
+    tokens, where causal attention needs no mask and its flash kernels run. The same function."""
 
     @model_validator(mode="after")
     def _divisible(self) -> "PriorConfig":
-        if self.width % self.head_width:
-            raise ValueError(
-                f"width={self.width} is not a multiple of head_width={self.head_width}"
-            )
+        _check_head_width(self.width, self.head_width)
         return self
+
+
+class AutoregressivePriorConfig(StrictModel):
+    """Autoregressive prior: caption → codes of the embedding's principal components."""
+
+    clip: ClipShape
+    width: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    head_width: int = Field(default=64, ge=1)
+    text: TextInput = ClipText()
+    """Where the caption's tokens come from; z_txt is CLIP's in any case."""
+    prefix_tokens: int = Field(default=CONTEXT_LENGTH, ge=1)
+    """Caption positions that stand before the codes; longer captions are cut. The paper's context
+    of 384 has room for 63 beside 319 codes, z_txt and the dot product."""
+    num_buckets: int = Field(default=1024, ge=2)
+    """Codes per component, of equal mass (paper §2.2: 1,024)."""
+    dot_buckets: int = Field(default=64, ge=2)
+    """Codes of z_img · z_txt, of equal mass; even, so that half of them are its upper half."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "AutoregressivePriorConfig":
+        _check_head_width(self.width, self.head_width)
+        if self.dot_buckets % 2:
+            raise ValueError(f"dot_buckets={self.dot_buckets} is odd and has no upper half; add 1")
+        return self
+
+
+class LinearPriorConfig(StrictModel):
+    """Linear prior: z_img as an affine function of z_txt, in closed form."""
+
+    clip: ClipShape
+    ridge: float = Field(default=1e-3, ge=0)
+    """Penalty of the weights, in mean variances of a dimension of z_txt."""
 
 
 class UNetConfig(StrictModel):
@@ -139,6 +226,11 @@ class DecoderConfig(StrictModel):
     """Width of the tokens that attention reads beside the picture's own."""
     num_image_tokens: int = Field(default=4, ge=1)
     """Context tokens projected from z_img (paper §2.1: 4)."""
+    text: TextInput = ClipText()
+    """Captions through the frozen CLIP (exportable), or an encoder of its own (the paper)."""
+    embedding: Literal["z_img", "z_txt", "none"] = "z_img"
+    """The embedding it is trained on: the picture's; the caption's, so that no prior is needed
+    (paper §5.1, second model); or none, which is GLIDE (§5.1, first model)."""
     learned_variance: bool = False
     """Three more output channels that interpolate the variance (Nichol & Dhariwal 2021)."""
 
@@ -159,5 +251,5 @@ class UpsamplerConfig(StrictModel):
         return self
 
 
-Stage = Literal["clip", "prior", "decoder", "upsampler"]
+Stage = Literal["clip", "prior", "autoregressive_prior", "linear_prior", "decoder", "upsampler"]
 """Kinds of trained model; the word in a weights file's metadata."""

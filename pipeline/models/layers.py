@@ -4,13 +4,16 @@ Dimension names: ``batch``; ``token`` (sequence position); ``key`` (positions at
 ``width`` (features). Norms compute in float32 whatever the dtype of the activations.
 """
 
+import functools
 import math
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
@@ -93,6 +96,29 @@ def merge_heads(
     return x.transpose(1, 2).flatten(2)
 
 
+@dataclass
+class KeyValues:
+    """Keys and values of one attention layer, filled from the left while tokens are sampled."""
+
+    keys: Float[Tensor, " batch head room head_width"]
+    values: Float[Tensor, " batch head room head_width"]
+    length: int = 0
+
+    def append(
+        self,
+        keys: Float[Tensor, " batch head token head_width"],
+        values: Float[Tensor, " batch head token head_width"],
+    ) -> tuple[
+        Float[Tensor, " batch head key head_width"], Float[Tensor, " batch head key head_width"]
+    ]:
+        """Add tokens; returns all there are."""
+        end = self.length + keys.shape[2]
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
 class CausalSelfAttention(nn.Module):
     """Causal attention with an optional key padding mask; projections are fused."""
 
@@ -116,6 +142,23 @@ class CausalSelfAttention(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.out(merge_heads(attended))
 
+    def extend(
+        self,
+        x: Float[Tensor, " batch token width"],
+        mask: Bool[Tensor, " batch 1 token key"],
+        known: KeyValues,
+    ) -> Float[Tensor, " batch token width"]:
+        """Attend from new tokens to all tokens so far, which ``known`` remembers."""
+        q, k, v = (split_heads(part, self.head_width) for part in self.qkv(x).chunk(3, dim=-1))
+        k, v = known.append(k, v)
+        return self.out(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
+
+    def remember(self, batch: int, room: int, like: Tensor) -> KeyValues:
+        """Room for the keys and values of ``room`` tokens, with the dtype and device of another."""
+        width = self.out.in_features
+        shape = (batch, width // self.head_width, room, self.head_width)
+        return KeyValues(like.new_empty(shape), like.new_empty(shape))
+
 
 class CausalBlock(nn.Module):
     """Pre-norm transformer block with causal attention and a GELU feed-forward of 4 x width."""
@@ -138,6 +181,16 @@ class CausalBlock(nn.Module):
         x = x + self.attention(self.norm_1(x), mask)
         return x + self.down(F.gelu(self.up(self.norm_2(x))))
 
+    def extend(
+        self,
+        x: Float[Tensor, " batch token width"],
+        mask: Bool[Tensor, " batch 1 token key"],
+        known: KeyValues,
+    ) -> Float[Tensor, " batch token width"]:
+        """The same for new tokens behind those that ``known`` remembers."""
+        x = x + self.attention.extend(self.norm_1(x), mask, known)
+        return x + self.down(F.gelu(self.up(self.norm_2(x))))
+
 
 def causal_mask(readable: Bool[Tensor, " batch token"]) -> Bool[Tensor, " batch 1 token token"]:
     """Causal mask that also hides padded keys; a token always reads itself.
@@ -149,6 +202,48 @@ def causal_mask(readable: Bool[Tensor, " batch token"]) -> Bool[Tensor, " batch 
     causal = torch.ones(length, length, dtype=torch.bool, device=readable.device).tril()
     itself = torch.eye(length, dtype=torch.bool, device=readable.device)
     return ((causal & readable[:, None, :]) | itself)[:, None]
+
+
+def padding_last(
+    x: Float[Tensor, " batch token width"], readable: Bool[Tensor, " batch token"]
+) -> tuple[Float[Tensor, " batch token width"], Int[Tensor, " batch token"]]:
+    """Move padding behind all other tokens, whose order stays.
+
+    No token then comes after padding, and causal attention alone hides it: the flash kernels run,
+    and no square mask is built.
+
+    Args:
+        x: Tokens that hold their positions already.
+        readable: False for padding.
+
+    Returns:
+        The moved tokens, and where each token of ``x`` stands among them.
+    """
+    order = torch.argsort((~readable).to(torch.uint8), dim=1, stable=True)
+    place = torch.argsort(order, dim=1)
+    return take_tokens(x, order), place
+
+
+def take_tokens(
+    x: Float[Tensor, " batch token width"], index: Int[Tensor, " batch chosen"]
+) -> Float[Tensor, " batch chosen width"]:
+    """Tokens at each sample's own positions."""
+    return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[-1]))
+
+
+def keep_only_inputs(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> int:
+    """Activation checkpointing: blocks of these kinds keep their inputs and compute again.
+
+    Backward costs one more forward pass, the memory of a block falls to its inputs, and dropout
+    draws the same again. Names in the state dict stay. Source: Chen et al. 2016, §3.
+
+    Returns:
+        Blocks that were changed.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, kinds)]
+    for block in blocks:
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+    return len(blocks)
 
 
 def token_mask(text_tokens: Int[Tensor, " batch token"]) -> Bool[Tensor, " batch token"]:

@@ -9,11 +9,13 @@ from torch import nn
 from pipeline import checkpoints
 from pipeline.config import StrictModel, describe
 from pipeline.errors import CheckpointError
-from pipeline.models.clip import ClipModel
+from pipeline.models.clip import ClipModel, ResidualAttentionBlock
 from pipeline.models.config import (
+    AutoregressivePriorConfig,
     ClipConfig,
     ClipShape,
     DecoderConfig,
+    LinearPriorConfig,
     PriorConfig,
     TextTowerConfig,
     UNetConfig,
@@ -21,7 +23,11 @@ from pipeline.models.config import (
     VisionTowerConfig,
 )
 from pipeline.models.decoder import Decoder
+from pipeline.models.layers import CausalBlock
 from pipeline.models.prior import DiffusionPrior
+from pipeline.models.prior_ar import AutoregressivePrior
+from pipeline.models.prior_linear import LinearPrior
+from pipeline.models.unet import Stage
 from pipeline.models.upsampler import Upsampler
 
 Config = TypeVar("Config", bound=StrictModel)
@@ -68,6 +74,9 @@ DEMO_UPSAMPLER_64_256 = UpsamplerConfig(
     ),
 )
 
+BLOCKS: tuple[type[nn.Module], ...] = (ResidualAttentionBlock, CausalBlock, Stage)
+"""Repeated blocks of all networks: what activation checkpointing computes again."""
+
 
 def build_clip(config: ClipConfig) -> ClipModel:
     """A freshly initialised CLIP."""
@@ -77,6 +86,18 @@ def build_clip(config: ClipConfig) -> ClipModel:
 def build_prior(config: PriorConfig) -> DiffusionPrior:
     """A freshly initialised diffusion prior."""
     return DiffusionPrior(config)
+
+
+def build_autoregressive_prior(
+    config: AutoregressivePriorConfig, num_components: int
+) -> AutoregressivePrior:
+    """A freshly initialised autoregressive prior of as many codes as the data need."""
+    return AutoregressivePrior(config, num_components)
+
+
+def build_linear_prior(config: LinearPriorConfig) -> LinearPrior:
+    """A linear prior that is not fitted yet."""
+    return LinearPrior(config)
 
 
 def build_decoder(config: DecoderConfig) -> Decoder:

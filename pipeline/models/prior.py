@@ -5,16 +5,26 @@ query. Dimension names: ``batch``; ``token`` (caption positions); ``width``; ``d
 embedding). Source: Ramesh et al. 2022 (unCLIP) §2.2.
 
 Model space is whitened: ``z = (z_img - z_mean) / z_std`` with statistics of the training split,
-stored as buffers (the form that diffusers' ``clip_mean`` and ``clip_std`` hold); the paper instead
-scales normalised embeddings by 17.2. Text conditions are dropped by giving the empty caption.
+stored as buffers (the form that diffusers' ``clip_mean`` and ``clip_std`` hold); or, as in the
+paper (App. C), the normalised embedding times 17.2. Text conditions are dropped by giving the
+empty caption.
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pipeline.models.config import PriorConfig
-from pipeline.models.layers import CausalBlock, LayerNorm32, TimestepEmbedding, causal_mask
+from pipeline.models.config import OwnText, PriorConfig
+from pipeline.models.layers import (
+    CausalBlock,
+    LayerNorm32,
+    TimestepEmbedding,
+    causal_mask,
+    padding_last,
+    take_tokens,
+)
+from pipeline.models.text import OwnTextEncoder
 
 NUM_EXTRA_TOKENS = 4
 """z_txt, timestep, noised z_img, query."""
@@ -29,14 +39,17 @@ class DiffusionPrior(nn.Module):
     def __init__(self, config: PriorConfig) -> None:
         """A fresh prior; whitening is the identity until it is set."""
         super().__init__()
-        width, clip = config.width, config.clip
+        width, clip, text = config.width, config.clip, config.text
+        own = isinstance(text, OwnText)
         self.config = config
-        self.text_proj = nn.Linear(clip.text_width, width)
+        self.text_encoder = OwnTextEncoder(text) if own else None
+        self.text_proj = nn.Linear(text.width if own else clip.text_width, width)
         self.z_txt_proj = nn.Linear(clip.embed_dim, width)
         self.time_embed = TimestepEmbedding(width, width)
         self.z_proj = nn.Linear(clip.embed_dim, width)
         self.query = nn.Parameter(torch.randn(1, 1, width) * 0.01)
-        length = clip.context_length + NUM_EXTRA_TOKENS
+        context_length = text.context_length if own else clip.context_length
+        length = context_length + NUM_EXTRA_TOKENS
         self.positions = nn.Parameter(torch.randn(1, length, width) * 0.01)
         self.blocks = nn.ModuleList(
             CausalBlock(width, config.head_width) for _ in range(config.layers)
@@ -60,7 +73,8 @@ class DiffusionPrior(nn.Module):
             z_t: Noised embedding in model space.
             t: Diffusion steps.
             z_txt: Raw text embedding.
-            text_states: States of CLIP's text encoder; may be cut behind the longest caption.
+            text_states: States of CLIP's text encoder, or of the model's own where it has one; may
+                be cut behind the longest caption.
             text_mask: True up to each caption's end mark.
         """
         extra = [self.z_txt_proj(z_txt), self.time_embed(t), self.z_proj(z_t)]
@@ -70,17 +84,41 @@ class DiffusionPrior(nn.Module):
         # Cut captions leave a gap: the extra tokens keep their own positions at the end.
         x = x + torch.cat([self.positions[:, :kept], self.positions[:, -NUM_EXTRA_TOKENS:]], dim=1)
         always = text_mask.new_ones(len(z_t), NUM_EXTRA_TOKENS)
-        mask = causal_mask(torch.cat([text_mask, always], dim=1))
+        readable = torch.cat([text_mask, always], dim=1)
+        return self.out(self.norm_out(self._transform(x, readable)))
+
+    def _transform(
+        self, x: Float[Tensor, " batch token width"], readable: Bool[Tensor, " batch token"]
+    ) -> Float[Tensor, " batch width"]:
+        """All blocks; the state of the query, which is the last token that is no padding."""
+        if self.config.padding == "masked":
+            mask = causal_mask(readable)
+            for block in self.blocks:
+                x = block(x, mask)
+            return x[:, -1]
+        x, place = padding_last(x, readable)
         for block in self.blocks:
-            x = block(x, mask)
-        return self.out(self.norm_out(x[:, -1]))
+            x = block(x, None)
+        return take_tokens(x, place[:, -1:])[:, 0]
 
     def whiten(self, z_img: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch dim"]:
-        """Raw embeddings → model space, about unit variance per dimension."""
+        """Raw embeddings → model space: about unit variance per dimension, or the scaled direction.
+
+        Source of ``scaled``: Ramesh et al. 2022 (unCLIP) App. C.
+        """
+        if self.config.space == "scaled":
+            return self.config.scale * F.normalize(z_img, dim=-1)
         return (z_img - self.z_mean) / self.z_std
 
     def unwhiten(self, z: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch dim"]:
-        """Model space → raw embeddings."""
+        """Model space → raw embeddings.
+
+        The scaled space knows no length: every embedding gets the root mean square of the
+        training data's lengths, which its mean and deviation tell.
+        """
+        if self.config.space == "scaled":
+            length = (self.z_mean**2 + self.z_std**2).sum().sqrt()
+            return length * F.normalize(z, dim=-1)
         return z * self.z_std + self.z_mean
 
     def set_statistics(self, mean: Float[Tensor, " dim"], std: Float[Tensor, " dim"]) -> None:

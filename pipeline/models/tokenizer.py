@@ -46,16 +46,17 @@ class Tokenizer:
         self._rank = {pair: rank for rank, pair in enumerate(merges)}
         self._known: dict[str, list[int]] = {}
 
-    def encode(self, text: str) -> list[int]:
-        """Start mark, byte pairs, end mark: at most 77 ids, the end mark always kept.
+    def encode(self, text: str, context_length: int = CONTEXT_LENGTH) -> list[int]:
+        """Start mark, byte pairs, end mark; the end mark is always kept.
 
         Args:
             text: Any caption; mended, unescaped, lower-cased, with single spaces.
+            context_length: Ids at most; CLIP's own weights read 77.
         """
         clean = html.unescape(html.unescape(ftfy.fix_text(text)))
         clean = " ".join(clean.split()).lower()
         ids = [index for word in _WORD.findall(clean) for index in self._word_ids(word)]
-        return [START, *ids[: CONTEXT_LENGTH - 2], END]
+        return [START, *ids[: context_length - 2], END]
 
     def __call__(self, texts: Sequence[str]) -> Int64[np.ndarray, " caption 77"]:
         """Encode captions and pad them with zeros."""

@@ -96,7 +96,7 @@ def keep_sampled(
     """
     flat, pairs = _flat(query_ids)
     rate = config.per_query_limit * config.oversampling / np.maximum(counts[flat], 1)
-    drawn = _uniform(_hashes(_uid_words(uids)[pairs], flat, config.seed))
+    drawn = _uniform(hashes(uid_words(uids)[pairs], flat, config.seed))
     mask = np.zeros(len(uids), bool)
     mask[pairs[drawn < rate]] = True
     return _kept(mask, query_ids)
@@ -122,7 +122,7 @@ def owners(
     owner = np.full(len(uids), NO_OWNER, np.int64)
     if first_match.size:
         owner[pairs[first_match]] = by_rarity[np.minimum.reduceat(place[flat], first_match)]
-    return owner, _hashes(_uid_words(uids), np.maximum(owner, 0), seed)
+    return owner, hashes(uid_words(uids), np.maximum(owner, 0), seed)
 
 
 def ranks(
@@ -213,7 +213,7 @@ def _flat(
     return ids, np.repeat(np.arange(len(array), dtype=np.int64), lengths)
 
 
-def _uid_words(uids: pa.Array | pa.ChunkedArray) -> UInt64[np.ndarray, "pair 2"]:
+def uid_words(uids: pa.Array | pa.ChunkedArray) -> UInt64[np.ndarray, "pair 2"]:
     """The 128 bits of each uid as two words."""
     array = uids.combine_chunks() if isinstance(uids, pa.ChunkedArray) else uids
     lengths = pc.call_function("binary_length", [array]).to_numpy(zero_copy_only=False)
@@ -224,7 +224,7 @@ def _uid_words(uids: pa.Array | pa.ChunkedArray) -> UInt64[np.ndarray, "pair 2"]
     return np.frombuffer(bytes.fromhex(text), "<u8").astype(np.uint64).reshape(-1, 2)
 
 
-def _hashes(
+def hashes(
     words: UInt64[np.ndarray, "row 2"], query_ids: Int[np.ndarray, " row"], seed: int
 ) -> UInt64[np.ndarray, " row"]:
     """One 64-bit hash per (uid, query id, seed); arrays only, for their arithmetic wraps."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -12,6 +12,18 @@ from pipeline.images.decode import POOL_EXTENSION, open_rgb
 from pipeline.shards import manifest, views, writer
 from pipeline.shards.manifest import ShardEntry
 from pipeline.shards.writer import TarShardWriter
+
+
+@runtime_checkable
+class Pool(Protocol):
+    """The pictures' bytes."""
+
+    def seek(self, offset: int, /) -> object:
+        """Go to a byte."""
+
+    def read(self, length: int, /) -> bytes:
+        """The next bytes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,12 +43,14 @@ class WrittenShard:
     shard: ShardEntry
     views: dict[str, ShardEntry]
     """By side in pixels, as text: keys of JSON."""
+    licences: dict[str, int]
+    """Samples per licence."""
 
 
 def write_shards(
     stage_uri: str,
     samples: Sequence[PoolSample],
-    pool: IO[bytes],
+    pool: Pool,
     *,
     schema: pa.Schema,
     first_index: int,
@@ -48,7 +62,7 @@ def write_shards(
     Args:
         stage_uri: Folder of the stage.
         samples: Sorted by key.
-        pool: Seekable file with the pictures' bytes.
+        pool: The pictures' bytes.
         schema: Columns of the shards' tables.
         first_index: Number of the first shard.
         samples_per_shard: Samples per shard at most.
@@ -69,7 +83,7 @@ def _write_shard(
     stage_uri: str,
     name: str,
     samples: Sequence[PoolSample],
-    pool: IO[bytes],
+    pool: Pool,
     schema: pa.Schema,
     views_px: Sequence[int],
 ) -> WrittenShard:
@@ -92,12 +106,13 @@ def _write_shard(
             for side, image, extension in _forms(sample, pool, views_px):
                 tars[side].add(texts, image, extension)
         entries = {side: tar.close(name, parquet_sha256) for side, tar in tars.items()}
-    writer.write_stats(folder, entries[None])
-    return WrittenShard(entries[None], {str(side): entries[side] for side in views_px})
+    writer.write_stats(folder, entries[None], table, manifest.lineage(stage_uri))
+    of_side = {str(side): entries[side] for side in views_px}
+    return WrittenShard(entries[None], of_side, manifest.licences(table))
 
 
 def _forms(
-    sample: PoolSample, pool: IO[bytes], views_px: Sequence[int]
+    sample: PoolSample, pool: Pool, views_px: Sequence[int]
 ) -> Iterator[tuple[int | None, bytes, str]]:
     """The picture as the pool holds it (no side), then its views: side, bytes, extension."""
     pool.seek(sample.offset)

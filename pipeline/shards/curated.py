@@ -6,24 +6,27 @@ and checked against the manifest before it is used.
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
+from PIL import Image
 
 from pipeline import storage
 from pipeline.errors import ConfigError, DataError
 from pipeline.images.decode import open_rgb
 from pipeline.results import Result
 from pipeline.shards import manifest
-from pipeline.shards.reader import read_shard
+from pipeline.shards.adopt_sample import upright
+from pipeline.shards.foreign import read_adopted
+from pipeline.shards.tars import read_shard
 
 
 class CuratedDataset:
-    """What `curate` published."""
+    """What `curate` published: shards of our own, or somebody else's that were adopted."""
 
     def __init__(self, result: Result) -> None:
         """Stand on a finished `curate` result."""
@@ -31,6 +34,7 @@ class CuratedDataset:
         self.shards: list[dict[str, Any]] = manifest.entries(result.content)
         """Manifest entries: ``name, num_samples, num_bytes, sha256, parquet_sha256``."""
         self._content = result.content
+        self._places: dict[str, str] | None = None
 
     @classmethod
     def open(cls, uri: str) -> "CuratedDataset":
@@ -55,7 +59,7 @@ class CuratedDataset:
         if view_px not in self.views_px:
             raise ConfigError(
                 f"{self.uri} has no {view_px} px view, only {self.views_px}; add it to "
-                "curate.shards.views_px and run curate again"
+                "curate.shards.views_px (or adopt.views_px) and run curate again"
             )
 
     def view_for(self, image_px: int) -> int:
@@ -68,7 +72,8 @@ class CuratedDataset:
         if not fitting:
             raise ConfigError(
                 f"{self.uri} has no view that shrinks to {image_px} px evenly, only "
-                f"{self.views_px}; add one to curate.shards.views_px and run curate again"
+                f"{self.views_px}; add one to curate.shards.views_px (or adopt.views_px) and run "
+                "curate again, or embed the shards' own pictures with embed.pictures=shard"
             )
         return fitting[0]
 
@@ -87,19 +92,41 @@ class CuratedDataset:
         content = read_verified(uri, entry["parquet_sha256"])
         return pq.read_table(io.BytesIO(content), columns=None if columns is None else [*columns])
 
-    def pictures(self, shard: int, view_px: int | None = None) -> dict[str, bytes]:
+    def pictures(
+        self, shard: int, view_px: int | None = None, keys: Collection[str] | None = None
+    ) -> dict[str, bytes]:
         """Encoded pictures of one shard by key, in stored order.
 
         Args:
             shard: Number of the shard in the manifest.
             view_px: Side of the view to read; the pool's pictures by default.
+            keys: The only samples whose pictures are kept in memory; all by default.
 
         Raises:
             DataError: There is no such view, or the tar is damaged.
         """
         entry = manifest.entries(self._content, view_px)[shard]
-        uri = storage.join(manifest.folder(self.uri, view_px), entry["name"])
-        return {raw.key: raw.image for raw in read_shard(uri, entry)}
+        adopted = self._content.get(manifest.ADOPTED)
+        if view_px is None and adopted is not None:
+            known = set(self.rows(shard, ["key"])["key"].to_pylist())
+            with_shard = adopted["keys"] == "with_shard"
+            place = self._place(entry["name"])
+            found = read_adopted(place, entry, known, with_shard=with_shard)
+        else:
+            uri = storage.join(manifest.folder(self.uri, view_px), entry["name"])
+            found = ((raw.key, raw.image) for raw in read_shard(uri, entry))
+        return {key: image for key, image in found if keys is None or key in keys}
+
+    def open_picture(self, picture: bytes) -> Image.Image:
+        """Decode a picture of a shard (no view): upright RGB, as curation keeps them."""
+        adopted = self._content.get(manifest.ADOPTED)
+        return open_rgb(picture) if adopted is None else upright(picture, adopted["max_pixels"])
+
+    def _place(self, name: str) -> str:
+        """Where an adopted tar lies."""
+        if self._places is None:
+            self._places = manifest.places(self.uri)
+        return self._places[name]
 
 
 def decode(picture: bytes) -> UInt8[np.ndarray, " height width 3"]:

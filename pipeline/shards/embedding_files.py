@@ -15,15 +15,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float16, Float32, Int64, UInt16
+from safetensors.numpy import load
 
 from pipeline import storage
 from pipeline.errors import DataError
 from pipeline.results import Result
 from pipeline.shards.curated import CuratedDataset, read_verified
+from pipeline.shards.writer import read_table
 
 CLIP_FINGERPRINT = b"clip_sha256"
 SHARD_FINGERPRINT = b"shard_sha256"
 STATISTICS = "statistics.json"
+PCA = "pca.safetensors"
 
 
 def schema(dim: int, clip_sha256: str, shard_sha256: str) -> pa.Schema:
@@ -92,6 +95,14 @@ def cosine(
     a, b = first.astype(np.float32), second.astype(np.float32)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return (a * b).sum(axis=1) / np.maximum(norms, np.float32(1e-12))
+
+
+def unit(rows: Float16[np.ndarray, " row dim"]) -> Float32[np.ndarray, " row dim"]:
+    """Vectors of length one, in float32."""
+    values = rows.astype(np.float32)
+    norms = np.sqrt(np.einsum("ij,ij->i", values, values))
+    values /= np.maximum(norms, np.float32(1e-12))[:, None]
+    return values
 
 
 @dataclass(frozen=True)
@@ -168,6 +179,19 @@ class EmbeddedDataset:
                 )
         return table
 
+    def z_img(self, shard: int) -> Float16[np.ndarray, " sample dim"]:
+        """Raw image embeddings of one shard, in its order.
+
+        Raises:
+            DataError: The file is damaged, or names another CLIP or shard than the manifest.
+        """
+        return self.images(shard)[1]
+
+    def images(self, shard: int) -> tuple[list[str], Float16[np.ndarray, " sample dim"]]:
+        """Keys and raw z_img of one shard, in its order."""
+        table = self.table(shard, ["key", "z_img"])
+        return table["key"].to_pylist(), self._vectors(table["z_img"].combine_chunks())
+
     def shard(self, shard: int, keys: Sequence[str]) -> EmbeddedShard:
         """The embeddings of some samples of a shard, in the order of ``keys``.
 
@@ -197,9 +221,23 @@ class EmbeddedDataset:
         statistics = json.loads(read_verified(uri, self.result.content["statistics_sha256"]))
         return tuple(statistics["mean"]), tuple(statistics["std"])
 
+    def pca(self) -> dict[str, Float32[np.ndarray, " ..."]]:
+        """Principal components of raw z_img: ``mean``, ``components`` (rows), ``variance``."""
+        uri = storage.join(self.result.uri, PCA)
+        return load(read_verified(uri, self.result.content["pca_sha256"]))
+
     def _vectors(self, array: pa.Array) -> Float16[np.ndarray, " row dim"]:
-        flat = array.flatten().to_numpy(zero_copy_only=False)
-        return np.ascontiguousarray(flat, np.float16).reshape(-1, self.dim)
+        return _rows(array, self.dim)
+
+
+def read_z_img(uri: str, dim: int) -> Float16[np.ndarray, " sample dim"]:
+    """The image embeddings of one file that was just written, in its order."""
+    return _rows(read_table(uri, ["z_img"])["z_img"].combine_chunks(), dim)
+
+
+def _rows(array: pa.Array, dim: int) -> Float16[np.ndarray, " row dim"]:
+    flat = array.flatten().to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(flat, np.float16).reshape(-1, dim)
 
 
 def _bounds(lists: pa.Array) -> Int64[np.ndarray, " bound"]:

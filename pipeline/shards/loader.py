@@ -9,18 +9,18 @@ Dimension names: ``dim`` (joint embedding), ``token`` (caption), ``side`` (pixel
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Float64, Int, Int64, UInt8
 
 from pipeline.errors import DataError
 from pipeline.shards.curated import CuratedDataset, decode
 from pipeline.shards.embedding_files import EmbeddedDataset, EmbeddedShard
 from pipeline.shards.keep_list import KeepList
-from pipeline.shards.sampler import Order, micro_batch_positions
+from pipeline.shards.sampler import Order, SampleOrder, micro_batch_positions
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,43 @@ class Sample:
     """Raw image embedding, not normalised."""
     z_txt: tuple[Float32[np.ndarray, " dim"], ...]
     """Raw text embedding per caption, in caption order."""
+    weight: float = 1.0
+    """What its loss is multiplied by; 1 on the mean of its keep-list."""
+
+
+@runtime_checkable
+class SampleSource(Protocol):
+    """Random access to the kept samples of one split, of one data set or of several."""
+
+    @property
+    def counts(self) -> list[int]:
+        """Kept samples per shard."""
+        ...
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether some sample's loss weighs more than another's."""
+        ...
+
+    def keys(self, shard: int) -> list[str]:
+        """Keys of one shard's kept samples, without reading the samples."""
+        ...
+
+    def sample(self, position: int, shard: int, offset: int) -> Sample:
+        """The sample at an offset among a shard's kept ones."""
+        ...
+
+    def order(self, seed: int, num_lanes: int) -> SampleOrder:
+        """The order in which a training reads it."""
+        ...
+
+    def held_out(self, seed: int, num_samples: int) -> Int[np.ndarray, " sample 2"]:
+        """Shards and offsets of a few samples, each at most once: those that validation reads."""
+        ...
+
+    def keep_open(self, lanes: Sequence[int]) -> None:
+        """Never drop the shards that these lanes read."""
+        ...
 
 
 @dataclass
@@ -45,6 +82,7 @@ class _Shard:
     """The kept samples of one split of one shard."""
 
     keys: list[str]
+    weights: Float64[np.ndarray, " sample"]
     captions: list[tuple[str, ...]]
     pictures: list[bytes] | None
     embedded: EmbeddedShard | None
@@ -103,6 +141,26 @@ class ShardSource:
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
         self._held_bytes = 0
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether some sample's loss weighs more than another's."""
+        return self._keep.has_weights
+
+    def order(self, seed: int, num_lanes: int) -> Order:
+        """The order in which a training reads it."""
+        return Order(self.counts, seed, num_lanes)
+
+    def held_out(self, seed: int, num_samples: int) -> Int[np.ndarray, " sample 2"]:
+        """Shards and offsets of a few samples, each at most once: those that validation reads."""
+        total = min(sum(self.counts), num_samples)
+        if total == 0:
+            return np.empty((0, 2), np.int64)
+        return Order(self.counts, seed, 1).locate(np.arange(total, dtype=np.int64))
+
+    def keep_open(self, lanes: Sequence[int]) -> None:
+        """Never drop the shards that these lanes read: one per lane."""
+        self._open_shards = max(1, len(lanes))
+
     def keys(self, shard: int) -> list[str]:
         """Keys of one shard's kept samples, without reading the samples."""
         known = self._shards.get(shard)
@@ -117,7 +175,8 @@ class ShardSource:
         else:
             tokens, z_img, z_txt = held.embedded.of(offset)
         key, captions = held.keys[offset], held.captions[offset]
-        return Sample(position, key, image, captions, tokens, z_img, z_txt)
+        weight = float(held.weights[offset])
+        return Sample(position, key, image, captions, tokens, z_img, z_txt, weight)
 
     def _image(self, held: _Shard, offset: int) -> UInt8[np.ndarray, " side side 3"]:
         image = held.decoded.get(offset)
@@ -142,7 +201,8 @@ class ShardSource:
         return held
 
     def _read(self, shard: int) -> _Shard:
-        keys = self._keep.keys(shard, self._split)
+        kept = self._keep.rows(shard, self._split)
+        keys, weights = kept["key"].to_pylist(), self._keep.weights(kept, self._split)
         rows = self._curated.rows(shard, ["key", "captions"])
         captions = dict(zip(rows["key"].to_pylist(), rows["captions"].to_pylist(), strict=True))
         pictures = None
@@ -152,7 +212,8 @@ class ShardSource:
             pictures = [stored[key] for key in keys]
         embedded = None if self._embedded is None else self._embedded.shard(shard, keys)
         _require(keys, captions, f"the rows of shard {shard}")
-        return _Shard(keys, [tuple(captions[key]) for key in keys], pictures, embedded)
+        texts = [tuple(captions[key]) for key in keys]
+        return _Shard(keys, weights, texts, pictures, embedded)
 
 
 def _require(keys: list[str], stored: Mapping[str, Any], what: str) -> None:
@@ -165,7 +226,11 @@ class Loader:
     """Micro-batches of the global order."""
 
     def __init__(
-        self, source: ShardSource, order: Order, global_batch_size: int, micro_batch_size: int
+        self,
+        source: SampleSource,
+        order: SampleOrder,
+        global_batch_size: int,
+        micro_batch_size: int,
     ) -> None:
         """Join a source and an order.
 
@@ -179,6 +244,8 @@ class Loader:
         self._batch, self._micro = global_batch_size, micro_batch_size
         self.per_step = global_batch_size // micro_batch_size
         """Micro-batches of a step."""
+        self.has_weights = source.has_weights
+        """Whether some sample's loss weighs more than another's."""
 
     def owned(self, rank: int, world: int) -> list[int]:
         """Numbers of the micro-batches that a worker computes in every step."""

@@ -8,12 +8,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline import storage
 from pipeline.errors import DataError
+from pipeline.identity import fingerprint
 from pipeline.results import Result, read_result
 
 SHARDS = "shards"
 VIEWS = "views"
+ADOPTED = "adopted"
+"""In the content of a data set whose tars somebody else wrote: how they were read."""
+PLACES = "places.json"
+"""In the folder of such a data set: where each tar lies. A circumstance, outside every hash."""
+LINEAGE = "lineage.json"
+"""In the folder of a data set, before its first shard: what it is made of. Each shard says it."""
+UNKNOWN_LICENCE = "unknown"
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,11 @@ def shard_name(index: int) -> str:
 def parquet_name(tar_name: str) -> str:
     """Name of the metadata table beside a tar."""
     return tar_name.removesuffix(".tar") + ".parquet"
+
+
+def stats_name(tar_name: str) -> str:
+    """Name of the statistics beside a tar."""
+    return tar_name.removesuffix(".tar") + "_stats.json"
 
 
 def folder(stage_uri: str, view_px: int | None = None) -> str:
@@ -83,13 +98,36 @@ def entries(content: Mapping[str, Any], view_px: int | None = None) -> list[dict
     return [dict(entry) for entry in listed]
 
 
+def places(stage_uri: str) -> dict[str, str]:
+    """Where the tars of an adopted data set lie, by name."""
+    return storage.read_json(storage.join(stage_uri, PLACES))
+
+
+def write_lineage(stage_uri: str, config: Mapping[str, Any], upstream: Mapping[str, str]) -> None:
+    """State what a data set is made of; the same for every attempt.
+
+    Args:
+        stage_uri: Its folder.
+        config: Semantic configuration of what becomes of each picture, as in the manifest.
+        upstream: Hash of the manifest, or of the content, of each thing it starts from.
+    """
+    said = {"config_sha256": fingerprint(dict(config)), "upstream": dict(upstream)}
+    storage.write_json(storage.join(stage_uri, LINEAGE), said)
+
+
+def lineage(stage_uri: str) -> dict[str, Any]:
+    """``config_sha256, upstream`` of a data set; empty where nobody has stated it."""
+    uri = storage.join(stage_uri, LINEAGE)
+    return storage.read_json(uri) if storage.exists(uri) else {}
+
+
 def verify_shard(uri: str, entry: Mapping[str, Any]) -> None:
     """Compare a tar with its entry in the manifest.
 
     Raises:
         DataError: The tar is missing, cut or changed.
     """
-    remedy = "restore the file or delete the stage's folder and curate again"
+    remedy = "restore the file, or delete the stage's folder and run it again"
     if not storage.exists(uri):
         raise DataError(f"{uri}: the shard is missing; {remedy}")
     size = storage.size_of(uri)
@@ -106,13 +144,19 @@ def verify_shard(uri: str, entry: Mapping[str, Any]) -> None:
         )
 
 
-def merge_dropped(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Add up counts per drop reason; sorted by reason, zeros left out."""
+def merge_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add up counts by name, such as drop reasons; sorted by name, zeros left out."""
     total: dict[str, int] = {}
     for part in parts:
-        for reason, count in part.items():
-            total[reason] = total.get(reason, 0) + count
-    return {reason: total[reason] for reason in sorted(total) if total[reason]}
+        for name, count in part.items():
+            total[name] = total.get(name, 0) + count
+    return {name: total[name] for name in sorted(total) if total[name]}
+
+
+def licences(table: pa.Table) -> dict[str, int]:
+    """Samples per licence of a shard's table; those without a stated one count as ``unknown``."""
+    counted = table.column("licence").fill_null(UNKNOWN_LICENCE).value_counts().to_pylist()
+    return merge_counts({each["values"]: each["counts"]} for each in counted)
 
 
 def funnel(candidates: int, kept: int, dropped: Mapping[str, int]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Position ``i`` is served by lane ``i mod num_lanes``. Lanes own shards round-robin and read them in
 sequence; per lane and repeat the lane's shards are permuted, and the samples within each shard.
 Lanes repeat independently, so a lane with fewer samples starts again earlier. Nothing depends on
-how many workers read, and any position is found without visiting the ones before it.
+how many workers read, and any position is found without visiting the ones before it. Orders of
+several sources are joined in ``mixture``.
 
 Dimension names: ``sample``.
 """
@@ -12,6 +13,7 @@ import bisect
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -30,6 +32,19 @@ class _Repeat:
     """Shard numbers in reading order."""
     starts: list[int]
     """First offset of each shard in the pass, and the lane's length at the end."""
+
+
+@runtime_checkable
+class SampleOrder(Protocol):
+    """Where each position lies; of one source or of several."""
+
+    def locate(self, positions: Int[np.ndarray, " sample"]) -> Int[np.ndarray, " sample 2"]:
+        """Shard number and offset among the shard's kept samples, per position."""
+        ...
+
+    def times_read(self, shard: int, offset: int, num_positions: int) -> int:
+        """How many of the first positions are one sample."""
+        ...
 
 
 class Order:
@@ -74,6 +89,22 @@ class Order:
             indices = positions[rows] // self.num_lanes
             found[rows] = self._locate_in_lane(int(lane), indices)
         return found
+
+    def times_read(self, shard: int, offset: int, num_positions: int) -> int:
+        """How many of the first ``num_positions`` positions are one sample.
+
+        Args:
+            shard: Number of its shard, which holds kept samples.
+            offset: Among the shard's kept samples.
+            num_positions: Length of the reading, such as ``samples_seen``.
+        """
+        lane = next(lane for lane, shards in enumerate(self._lanes) if np.any(shards == shard))
+        in_lane = max(0, -(-(num_positions - lane) // self.num_lanes))
+        repeats, rest = divmod(in_lane, self._lengths[lane])
+        reading = self._repeat(lane, repeats)
+        start = reading.starts[reading.shards.index(shard)]
+        within = int(np.flatnonzero(self._permutation(shard, repeats) == offset)[0])
+        return repeats + (start + within < rest)
 
     def _locate_in_lane(
         self, lane: int, indices: Int[np.ndarray, " sample"]

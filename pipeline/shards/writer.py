@@ -8,8 +8,9 @@ metadata and ``NNNNN_stats.json``. Headers are plain USTAR with fixed times, own
 import hashlib
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import IO, Any
 
 import pyarrow as pa
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.identity import canonical_json
-from pipeline.shards.manifest import ShardEntry, parquet_name
+from pipeline.results import SCHEMA_VERSION
+from pipeline.shards.manifest import ShardEntry, licences, stats_name
 
 SAMPLE = pa.schema(
     [
@@ -42,6 +44,7 @@ url_id; captions and uids run in the order of uids; ``sha256`` is of the bytes a
 pixels, ``original_`` as received and upright; ``cluster`` is the key of the duplicate group's
 leader; ``queries`` are the ids of the queries that its captions contain, ascending."""
 
+REJECTS_INDEX = "index.parquet"
 RECORD = 10_240
 """A tar's length is a multiple of this."""
 
@@ -63,6 +66,11 @@ def texts(metadata: Mapping[str, Any]) -> Texts:
     return Texts(str(metadata["key"]), caption.encode(), canonical_json(_as_json(metadata)))
 
 
+def carried_name(name: str, taken: Collection[str]) -> str:
+    """The name under which a sample keeps a foreign column: ``width`` is its own already."""
+    return f"source_{name}" if name in taken else name
+
+
 class _HashingFile:
     """Counts and hashes what passes."""
 
@@ -82,14 +90,21 @@ class _HashingFile:
 class TarShardWriter:
     """Writes the members of one tar, one sample after the other."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        """Write to a binary file that someone else opens and publishes."""
+    def __init__(self, file: IO[bytes], *, ascending: bool = True) -> None:
+        """Write to a binary file that someone else opens and publishes.
+
+        Args:
+            file: The file.
+            ascending: Whether keys come in ascending order; else in an order that somebody else
+                chose, each once.
+        """
         self._sink = _HashingFile(file)
         self._num_samples = 0
         self._last_key = ""
+        self._keys: set[str] | None = None if ascending else set()
 
     def add(self, sample: Texts, image: bytes, extension: str) -> None:
-        """Append a sample; keys must come in ascending order.
+        """Append a sample; no key comes twice.
 
         Args:
             sample: Key and texts.
@@ -98,11 +113,10 @@ class TarShardWriter:
         """
         key = sample.key
         assert "." not in key, key
-        assert key > self._last_key, f"{key} after {self._last_key}"
+        self._check_order(key)
         self._member(f"{key}.{extension}", image)
         self._member(f"{key}.txt", sample.caption)
         self._member(f"{key}.json", sample.metadata)
-        self._last_key = key
         self._num_samples += 1
 
     def close(self, name: str, parquet_sha256: str) -> ShardEntry:
@@ -111,6 +125,14 @@ class TarShardWriter:
         self._sink.write(bytes(end + -(self._sink.num_bytes + end) % RECORD))
         sink = self._sink
         return ShardEntry(name, self._num_samples, sink.num_bytes, sink.sha256, parquet_sha256)
+
+    def _check_order(self, key: str) -> None:
+        if self._keys is None:
+            assert key > self._last_key, f"{key} after {self._last_key}"
+            self._last_key = key
+        else:
+            assert key not in self._keys, f"{key} twice"
+            self._keys.add(key)
 
     def _member(self, name: str, content: bytes) -> None:
         info = tarfile.TarInfo(name)
@@ -152,8 +174,40 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
         return pq.ParquetFile(file).read(columns=columns)
 
 
-def write_stats(folder_uri: str, entry: ShardEntry) -> None:
-    """Publish ``NNNNN_stats.json``: img2dataset's names for the counts that follow from data."""
-    name = parquet_name(entry.name).replace(".parquet", "_stats.json")
-    stats = {"count": entry.num_samples, "successes": entry.num_samples, **entry.as_json()}
-    storage.write_json(storage.join(folder_uri, name), stats)
+def write_stats(
+    folder_uri: str,
+    entry: ShardEntry,
+    table: pa.Table,
+    known: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Publish ``NNNNN_stats.json``: the shard's own manifest, with img2dataset's names for counts.
+
+    Args:
+        folder_uri: Where the shard's table lies.
+        entry: What the data set's manifest says of the shard.
+        table: Its rows.
+        known: What else shall be said: the data set's lineage, samples that were dropped.
+    """
+    stats = {
+        **known,
+        "schema_version": SCHEMA_VERSION,
+        "count": entry.num_samples,
+        "successes": entry.num_samples,
+        "licences": licences(table),
+        **entry.as_json(),
+    }
+    storage.write_json(storage.join(folder_uri, stats_name(entry.name)), stats)
+
+
+def publish_rejects(uri: str, table: pa.Table) -> None:
+    """Publish a stage's rejects: ``<reason>/<key>.jpg``, and ``index.parquet`` of all.
+
+    Args:
+        uri: Folder for them.
+        table: Rows of ``images.rejects.REJECT``.
+    """
+    for row in table.to_pylist():
+        if row["thumbnail"] is not None:
+            picture = storage.join(uri, row["drop_reason"], f"{row['key']}.jpg")
+            storage.write_bytes(picture, row["thumbnail"])
+    publish_table(storage.join(uri, REJECTS_INDEX), table.drop_columns(["thumbnail"]))

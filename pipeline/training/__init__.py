@@ -1,5 +1,6 @@
 """How a model is trained, on any number of workers.
 
 Reading order: ``config`` (one run), ``tasks`` (sample → batch → loss, the only place where
-networks and diffusion meet in training), ``optim``, ``ema``, ``loop``, ``launch``.
+networks and diffusion meet in training), ``reading`` (keep-lists, of this run and of others),
+``optim``, ``ema``, ``loop``, ``launch``.
 """

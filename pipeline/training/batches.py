@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline import draws
@@ -17,8 +18,8 @@ from pipeline.results import read_result
 from pipeline.shards.curated import CuratedDataset
 from pipeline.shards.embedding_files import EmbeddedDataset
 from pipeline.shards.keep_list import KeepList
-from pipeline.shards.loader import Loader, Sample, ShardSource
-from pipeline.shards.sampler import Order
+from pipeline.shards.loader import Loader, Sample, SampleSource, ShardSource
+from pipeline.shards.mixture import MixedSource
 from pipeline.training.config import TrainConfig
 from pipeline.training.tasks import Task
 
@@ -58,6 +59,30 @@ class DataPlace:
         return EmbeddedDataset(result, curated)
 
 
+@dataclass(frozen=True)
+class MixedPlace:
+    """Where a training reads that mixes several lists or data sets."""
+
+    places: tuple[DataPlace, ...]
+    quotas: tuple[int, ...]
+    """Positions of each place in a period."""
+
+    def source(self, task: Task, split: str, *, cache_bytes: int, open_shards: int) -> MixedSource:
+        """Open one split of every place; the cache is shared out by their quotas.
+
+        Raises:
+            ConfigError: The task needs embeddings, and a place has none.
+        """
+        total = sum(self.quotas)
+        sources = [
+            place.source(
+                task, split, cache_bytes=cache_bytes * quota // total, open_shards=open_shards
+            )
+            for place, quota in zip(self.places, self.quotas, strict=True)
+        ]
+        return MixedSource(sources, self.quotas)
+
+
 class PositionDraws:
     """``draws.generator(seed, purpose, position)`` for many positions, at a tenth of its cost.
 
@@ -94,6 +119,20 @@ class Part:
     """The (first) micro-batch of the step: with the step it seeds dropout."""
     batch: Batch
     num_samples: int
+    weights: Tensor | None = None
+    """What the samples' losses are multiplied by; None where all weigh the same."""
+
+
+def weights_of(samples: list[Sample], source_has_weights: bool) -> Tensor | None:
+    """Weights of a batch's samples, or None where their keep-lists have none."""
+    if not source_has_weights:
+        return None
+    return torch.tensor([sample.weight for sample in samples], dtype=torch.float32)
+
+
+def weighted(losses: Float[Tensor, " batch"], part: Part) -> Float[Tensor, " batch"]:
+    """Each sample's loss times its weight."""
+    return losses if part.weights is None else losses * part.weights.to(losses)
 
 
 def step_parts(
@@ -107,7 +146,12 @@ def step_parts(
             samples = [sample for _, group in groups for sample in group]
             groups = [(groups[0][0], sorted(samples, key=lambda sample: sample.position))]
         yield [
-            Part(number, collate(task, group, config.seed, "sample"), len(group))
+            Part(
+                number,
+                collate(task, group, config.seed, "sample"),
+                len(group),
+                weights_of(group, loader.has_weights),
+            )
             for number, group in groups
         ]
         step += 1
@@ -115,7 +159,7 @@ def step_parts(
 
 def validation_parts(
     task: Task,
-    source: ShardSource,
+    source: SampleSource,
     config: TrainConfig,
     num_samples: int,
     rank: int,
@@ -126,10 +170,8 @@ def validation_parts(
     Every batch is dealt to all workers, since a contrastive loss looks across them; a last one
     with fewer rows than workers is left out. Empty where the split has too few samples.
     """
-    total = min(sum(source.counts), num_samples)
-    if total == 0:
-        return []
-    places = Order(source.counts, config.seed, 1).locate(np.arange(total, dtype=np.int64))
+    places = source.held_out(config.seed, num_samples)
+    total = len(places)
     size = config.global_batch_size if task.whole_batch else config.micro_batch_size * world
     parts = []
     for start in range(0, total, size):
@@ -137,5 +179,7 @@ def validation_parts(
             continue
         positions = range(start + rank, min(start + size, total), world)
         samples = [source.sample(i, *places[i].tolist()) for i in positions]
-        parts.append(Part(start, collate(task, samples, config.seed, "validation"), len(samples)))
+        batch = collate(task, samples, config.seed, "validation")
+        weights = weights_of(samples, source.has_weights)
+        parts.append(Part(start, batch, len(samples), weights))
     return parts

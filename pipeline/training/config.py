@@ -9,7 +9,15 @@ from pydantic import Field, model_validator
 
 from pipeline.config import StrictModel
 from pipeline.diffusion.config import BlurConfig, BsrConfig, DiffusionConfig
-from pipeline.models.config import ClipConfig, DecoderConfig, PriorConfig, UpsamplerConfig
+from pipeline.models.config import (
+    AutoregressivePriorConfig,
+    ClipConfig,
+    DecoderConfig,
+    LinearPriorConfig,
+    PriorConfig,
+    UpsamplerConfig,
+)
+from pipeline.shards.quotas import quotas
 
 
 class ClipTaskConfig(StrictModel):
@@ -17,6 +25,9 @@ class ClipTaskConfig(StrictModel):
 
     type: Literal["clip"]
     model: ClipConfig
+    loss: Literal["softmax", "explicit_negatives"] = "softmax"
+    """Symmetric cross-entropy (Radford et al. 2021), or the form that also asks each wrong pair to
+    be improbable by itself: -log p_ii - Σ log(1 - p_ij)."""
 
 
 class PriorTaskConfig(StrictModel):
@@ -27,6 +38,28 @@ class PriorTaskConfig(StrictModel):
     diffusion: DiffusionConfig
     caption_drop_prob: float = Field(default=0.1, ge=0, le=1)
     """Share of samples trained with the empty caption (paper §2.2: 10 %)."""
+
+
+class AutoregressivePriorTaskConfig(StrictModel):
+    """Codes of image embeddings one after another, given captions."""
+
+    type: Literal["autoregressive_prior"]
+    model: AutoregressivePriorConfig
+    max_pca_error: float = Field(default=0.01, gt=0, lt=1)
+    """Share of the embeddings' variance that the left-out components may hold; it decides how many
+    are kept (paper §2.2: less than 1 %)."""
+    codes_samples: int = Field(default=200_000, ge=1)
+    """Training samples whose embeddings decide the buckets, at most: of whole shards, evenly
+    spread."""
+    caption_drop_prob: float = Field(default=0.1, ge=0, le=1)
+    """Share of samples trained with the empty caption (paper §2.2: 10 %)."""
+
+
+class LinearPriorTaskConfig(StrictModel):
+    """Regression of image embeddings on text embeddings."""
+
+    type: Literal["linear_prior"]
+    model: LinearPriorConfig
 
 
 class DecoderTaskConfig(StrictModel):
@@ -84,7 +117,11 @@ class UpsamplerTaskConfig(StrictModel):
 
 
 TaskConfig = Annotated[
-    ClipTaskConfig | PriorTaskConfig | DecoderTaskConfig | UpsamplerTaskConfig,
+    ClipTaskConfig
+    | PriorTaskConfig
+    | AutoregressivePriorTaskConfig
+    | DecoderTaskConfig
+    | UpsamplerTaskConfig,
     Field(discriminator="type"),
 ]
 
@@ -99,6 +136,21 @@ class TrainExecution(StrictModel):
     """Torch threads per worker."""
     checkpoint_every_s: float = Field(gt=0)
     """Seconds between checkpoints."""
+    activation_checkpointing: bool = False
+    """Blocks keep their inputs alone and compute again going backwards: less memory, about a third
+    more time."""
+
+
+class MixtureSource(StrictModel):
+    """One of the keep-lists that a training mixes."""
+
+    profile: str
+    """Name of the keep-list."""
+    weight: float = Field(gt=0, allow_inf_nan=False)
+    """Share of the samples, in proportion to the weights of the other sources."""
+    path: str | None = Field(default=None, min_length=1)
+    """Output folder of another run, whose data set, embeddings and keep-lists are read; None reads
+    this run's own. What the other run holds enters the identity, where it lies does not."""
 
 
 class TrainConfig(StrictModel):
@@ -128,8 +180,15 @@ class TrainConfig(StrictModel):
     """Largest norm of the whole gradient; none means no clipping."""
     ema_decay: float = Field(ge=0, lt=1)
     """Decay of the weights' moving average per step, after its own warm-up."""
-    profile: str
-    """Name of the keep-list that selects the samples: ``clip`` or ``generative``."""
+    profile: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Name of the keep-list that selects the samples: ``clip`` or ``generative``. CLIP's training
+    comes before there are any, and reads all samples of the training split but removed ones."""
+    mixture: tuple[MixtureSource, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Instead of ``profile``: several keep-lists, of this run or of others, interleaved in the
+    proportion of their weights by a pattern that repeats; its period divides ``num_lanes``."""
+    sam_rho: float = Field(default=0.0, ge=0)
+    """Radius of sharpness-aware minimisation; 0 is none, the paper's CLIP took 0.1 (App. C). Each
+    replica, which is one micro-batch, takes its gradient where its own loss is worst nearby."""
     execution: TrainExecution
 
     @model_validator(mode="after")
@@ -148,3 +207,58 @@ class TrainConfig(StrictModel):
                 "micro-batches of a step"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_way_to_read(self) -> "TrainConfig":
+        if (self.profile is None) == (not self.mixture):
+            raise ValueError("a training reads one keep-list (profile) or several (mixture)")
+        listed = [(source.path, source.profile) for source in self.mixture]
+        if len(set(listed)) < len(listed):
+            raise ValueError("mixture names a keep-list twice; list it once, with one weight")
+        period = sum(self.quotas())
+        if self.num_lanes % period:
+            written = " : ".join(map(str, self.quotas()))
+            raise ValueError(
+                f"num_lanes={self.num_lanes} is not a multiple of {period}, the period of a "
+                f"mixture of {written}; use such a multiple, or rounder weights"
+            )
+        return self
+
+    def sources(self) -> tuple[MixtureSource, ...]:
+        """The keep-lists that are read; a single one is a mixture of one."""
+        if self.profile is None:
+            return self.mixture
+        return (MixtureSource(profile=self.profile, weight=1.0),)
+
+    def quotas(self) -> tuple[int, ...]:
+        """Samples of each source in a period of the mixture."""
+        return quotas([source.weight for source in self.sources()])
+
+    @model_validator(mode="after")
+    def _replicas_are_workers(self) -> "TrainConfig":
+        """A contrastive loss cannot be taken apart: there, a replica of SAM is a whole worker."""
+        replicas = self.global_batch_size // self.micro_batch_size
+        is_clip = isinstance(self.task, ClipTaskConfig)
+        if self.sam_rho and is_clip and max(1, self.execution.num_workers) != replicas:
+            raise ValueError(
+                f"sam_rho={self.sam_rho} perturbs each of the {replicas} micro-batches by itself, "
+                f"execution.num_workers={self.execution.num_workers} would join some; train CLIP "
+                f"with {replicas} workers, or change micro_batch_size"
+            )
+        return self
+
+
+class LinearPriorExecution(StrictModel):
+    """How to run; no field here changes what comes out."""
+
+    threads: int = Field(default=1, ge=1)
+    """Threads of the sums."""
+
+
+class LinearPriorTraining(StrictModel):
+    """A prior in closed form: one pass over the embeddings, no steps."""
+
+    task: LinearPriorTaskConfig
+    profile: str
+    """Name of the keep-list that selects the samples."""
+    execution: LinearPriorExecution = LinearPriorExecution()

@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.models.clip import ClipModel
 from pipeline.models.layers import token_mask
 from pipeline.models.presets import load_clip
+from pipeline.models.text import OwnTextEncoder
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class TaskInputs:
     """Mean of z_img over all embedded pictures, per dimension."""
     z_std: tuple[float, ...] | None = None
     """Standard deviation of z_img over all embedded pictures, per dimension."""
+    codes_uri: str | None = None
+    """Tables by which the autoregressive prior turns embeddings into codes."""
 
 
 class FrozenText:
@@ -50,6 +53,31 @@ class FrozenText:
             self._clip = load_clip(self._uri).requires_grad_(False).eval().to(text_tokens.device)
         z_txt, states = self._clip.encode_text(text_tokens)
         return z_txt, states, token_mask(text_tokens)[:, : states.shape[1]]
+
+
+def prior_text(
+    encoder: OwnTextEncoder | None, frozen: FrozenText, batch: dict[str, Tensor]
+) -> tuple[
+    Float[Tensor, " batch dim"],
+    Float[Tensor, " batch kept width"],
+    Bool[Tensor, " batch kept"],
+]:
+    """What a prior reads of captions: CLIP's z_txt, and states of CLIP or of its own encoder."""
+    z_txt, states, mask = frozen(batch["text_tokens"])
+    if encoder is not None:
+        _, states, mask = encoder(batch["own_tokens"])
+    return z_txt, states, mask
+
+
+def decoder_text(
+    encoder: OwnTextEncoder | None, frozen: FrozenText, batch: dict[str, Tensor]
+) -> tuple[
+    Float[Tensor, " batch dim"],
+    Float[Tensor, " batch kept width"],
+    Bool[Tensor, " batch kept"],
+]:
+    """What a decoder reads of captions: all from CLIP, or all from its own encoder."""
+    return frozen(batch["text_tokens"]) if encoder is None else encoder(batch["own_tokens"])
 
 
 def statistics(inputs: TaskInputs) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:

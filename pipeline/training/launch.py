@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,19 @@ from ray.train.torch import TorchTrainer
 
 from pipeline import errors, storage
 from pipeline.config import semantic
-from pipeline.errors import DataError, PipelineError
+from pipeline.errors import ConfigError, DataError, PipelineError
 from pipeline.progress import Bar, Progress
 from pipeline.results import Result, StageOutput
 from pipeline.runtime import require_cpus
 from pipeline.shards.curated import CuratedDataset
 from pipeline.shards.embedding_files import EmbeddedDataset
-from pipeline.shards.keep_list import KeepList, keep_everything
+from pipeline.shards.keep_list import KeepList, keep_everything, keep_list
+from pipeline.shards.removals import NONE, Removals
 from pipeline.shards.select_config import SplitConfig
-from pipeline.shards.selection import keep_list
-from pipeline.training.batches import DataPlace
-from pipeline.training.config import TrainConfig
+from pipeline.training import reading, reading_record
+from pipeline.training.batches import MixedPlace
+from pipeline.training.codes import CODES, publish_codes
+from pipeline.training.config import AutoregressivePriorTaskConfig, MixtureSource, TrainConfig
 from pipeline.training.inputs import TaskInputs
 from pipeline.training.loop import SUMMARY, WEIGHTS, train_loop
 from pipeline.training.settings import LoopSettings
@@ -60,6 +63,7 @@ def train(
     progress: Progress,
     *,
     split: SplitConfig,
+    removed: Removals = NONE,
     on_metrics: OnMetrics,
     on_grid: OnGrid,
 ) -> StageOutput:
@@ -72,6 +76,7 @@ def train(
         uri: Folder of the stage.
         progress: Where to tell people how far it is.
         split: How clusters are split where there is no keep-list yet: CLIP's training.
+        removed: What must not be read where there is no keep-list yet.
         on_metrics: Called with new metrics while training runs, in a thread of its own.
         on_grid: Called with new picture grids, likewise.
 
@@ -79,14 +84,18 @@ def train(
         Content with weights, sizes and final metrics; the loops' work intervals.
     """
     started = time.time()
-    settings = settings_for(config, inputs, uri, split)
+    settings = settings_for(config, inputs, uri, split, removed)
     fit(settings, name, progress, on_metrics, on_grid)
     intervals = [interval for interval in work_intervals(uri) if interval[0] >= started]
     return StageOutput(_content(uri), intervals)
 
 
 def settings_for(
-    config: TrainConfig, inputs: Mapping[str, Result], uri: str, split: SplitConfig
+    config: TrainConfig,
+    inputs: Mapping[str, Result],
+    uri: str,
+    split: SplitConfig,
+    removed: Removals = NONE,
 ) -> LoopSettings:
     """What the workers are told, checked as far as the driver can.
 
@@ -95,33 +104,48 @@ def settings_for(
         DataError: An input is damaged or belongs to another data set.
     """
     curated = CuratedDataset(inputs["curate"])
-    embedded = inputs.get("embed")
-    data = DataPlace(
-        curated.uri, _keep_list(config, inputs, uri, split), embedded.uri if embedded else None
-    )
-    task = build_task(config.task, _task_inputs(inputs, curated))
-    if task.view_px is not None:
-        curated.require_view(task.view_px)
-    hashes = {name: result.manifest_hash for name, result in inputs.items()}
+    task_inputs = _task_inputs(inputs, curated)
+    task = build_task(config.task, task_inputs)
+    places, hashes = [], {name: result.manifest_hash for name, result in inputs.items()}
+    for number, source in enumerate(config.sources()):
+        if source.path is None:
+            keep = _keep_list(source, inputs, uri, split, removed)
+            place = reading.own_place(inputs, keep)
+        else:
+            place, found = reading.other_place(source, inputs, needs_z=task.needs_embeddings)
+            hashes |= {f"mixture.{number}.{name}": value for name, value in found.items()}
+        reading.check(place, task.view_px, weighs=not task.whole_batch)
+        places.append(place)
+    data = places[0] if not config.mixture else MixedPlace(tuple(places), config.quotas())
+    reading_record.write(uri, config, ((place.curated_uri, place.keep) for place in places))
+    codes = {}
+    if isinstance(config.task, AutoregressivePriorTaskConfig):
+        codes = _codes(config, config.task, inputs, curated, places[0].keep, uri)
+        task_inputs = replace(task_inputs, codes_uri=storage.join(uri, CODES))
+        task = build_task(config.task, task_inputs)
     return LoopSettings(
         config=config,
         stage=config.task.type,
         task=task,
         data=data,
         uri=uri,
-        published_config={**semantic(config), "inputs": hashes},
+        published_config={**semantic(config), "inputs": hashes, **codes},
     )
 
 
 def _keep_list(
-    config: TrainConfig, inputs: Mapping[str, Result], uri: str, split: SplitConfig
+    source: MixtureSource,
+    inputs: Mapping[str, Result],
+    uri: str,
+    split: SplitConfig,
+    removed: Removals,
 ) -> KeepList:
     if "select" in inputs:
-        found = keep_list(inputs["select"], config.profile)
+        found = keep_list(inputs["select"], source.profile)
         found.verify()
         return found
-    target = storage.join(uri, "keep", f"{config.profile}.parquet")
-    return keep_everything(CuratedDataset(inputs["curate"]), split, target)
+    target = storage.join(uri, "keep", f"{source.profile}.parquet")
+    return keep_everything(CuratedDataset(inputs["curate"]), split, target, removed)
 
 
 def _task_inputs(inputs: Mapping[str, Result], curated: CuratedDataset) -> TaskInputs:
@@ -135,6 +159,23 @@ def _task_inputs(inputs: Mapping[str, Result], curated: CuratedDataset) -> TaskI
     if "embed" in inputs:
         mean, std = EmbeddedDataset(inputs["embed"], curated).statistics()
     return TaskInputs(clip_weights_uri=clip_uri, z_mean=mean, z_std=std)
+
+
+def _codes(
+    config: TrainConfig,
+    task: AutoregressivePriorTaskConfig,
+    inputs: Mapping[str, Result],
+    curated: CuratedDataset,
+    keep: KeepList,
+    uri: str,
+) -> dict[str, Any]:
+    """What is known of the autoregressive prior's codes, whose tables are made here if missing."""
+    if config.sources()[0].path is not None:
+        raise ConfigError(
+            "an autoregressive prior takes its codes from the first keep-list of its mixture, "
+            "which is another run's; list one of this run first"
+        )
+    return {"codes": publish_codes(task, EmbeddedDataset(inputs["embed"], curated), keep, uri)}
 
 
 def fit(

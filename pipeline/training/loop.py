@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from pipeline import checkpoints, draws, storage
 from pipeline.errors import ConfigError, DataError
 from pipeline.failpoints import failpoint
+from pipeline.models.layers import keep_only_inputs
+from pipeline.models.presets import BLOCKS
 from pipeline.shards.loader import Loader, prefetch
-from pipeline.shards.sampler import Order
-from pipeline.training.batches import Part, step_parts
+from pipeline.training.batches import Part, step_parts, weighted
 from pipeline.training.device import Late, fixed_arithmetic, seed_torch
 from pipeline.training.ema import WeightAverage
 from pipeline.training.moments import Moments
@@ -30,6 +31,7 @@ from pipeline.training.optim import (
     optimizer_state,
     set_learning_rate,
 )
+from pipeline.training.sam import at_the_worst_nearby
 from pipeline.training.settings import LoopSettings
 from pipeline.training.spool import Spool
 
@@ -70,6 +72,8 @@ class _Trainer:
         self.loader = self._open_loader()
         seed_torch(_torch_seed(config.seed, "weights"))
         self.model: nn.Module = task.build().to(settings.device).train()
+        if config.execution.activation_checkpointing:
+            keep_only_inputs(self.model, BLOCKS)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = adamw(
             self.model, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
@@ -101,7 +105,9 @@ class _Trainer:
             cache_bytes=settings.cache_bytes,
             open_shards=-(-config.num_lanes // self.world),
         )
-        order = Order(source.counts, config.seed, config.num_lanes)
+        lanes = range(config.num_lanes)
+        source.keep_open([x for x in lanes if x % micro_batches % self.world == self.rank])
+        order = source.order(config.seed, config.num_lanes)
         return Loader(source, order, config.global_batch_size, config.micro_batch_size)
 
     @property
@@ -201,9 +207,17 @@ class _Trainer:
     def _backward(self, part: Part, totals: Tensor) -> Tensor:
         config, task = self.config, self.settings.task
         batch = {name: value.to(self.settings.device) for name, value in part.batch.items()}
-        seed_torch(_torch_seed(config.seed, "dropout", self.step, part.number))
+        seed = _torch_seed(config.seed, "dropout", self.step, part.number)
+        seed_torch(seed)
         losses, metrics = task.loss(self.model, batch)
-        (losses.sum() / config.global_batch_size).backward()
+        loss = weighted(losses, part).sum() / config.global_batch_size
+        if config.sam_rho:
+            with at_the_worst_nearby(self.parameters, loss, config.sam_rho):
+                seed_torch(seed)
+                again = weighted(task.loss(self.model, batch)[0], part)
+                (again.sum() / config.global_batch_size).backward()
+        else:
+            loss.backward()
         self.metric_names = sorted(metrics)
         means = [metrics[name].detach() * part.num_samples for name in self.metric_names]
         row = torch.stack([losses.detach().sum(), *means]).to(torch.float32)

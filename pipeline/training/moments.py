@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline import draws, storage
-from pipeline.training.batches import Part, validation_parts
+from pipeline.training.batches import Part, validation_parts, weighted
 from pipeline.training.device import seed_torch
 from pipeline.training.ema import WeightAverage
 from pipeline.training.settings import LoopSettings
@@ -73,7 +73,7 @@ class Moments:
         for part in self._batches():
             losses, metrics = self._settings.task.loss(model, self._on_device(part))
             names = sorted(metrics)
-            means = torch.stack([losses.mean(), *(metrics[name] for name in names)])
+            means = torch.stack([weighted(losses, part).mean(), *(metrics[name] for name in names)])
             count = means.new_tensor([float(part.num_samples)])
             rows.append(torch.cat([count, means * part.num_samples]).to(torch.float64))
         if not rows:

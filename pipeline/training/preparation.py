@@ -1,7 +1,9 @@
-"""From a sample to the arrays of one training example; NumPy and Pillow only.
+"""From a sample to the arrays of one training example; all in NumPy.
 
 Dimension names: ``side`` (pixels); ``event`` (shape of what is diffused).
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -9,6 +11,8 @@ from PIL import Image
 
 from pipeline.diffusion.config import DiffusionConfig
 from pipeline.errors import DataError
+from pipeline.models.config import OwnText, TextInput
+from pipeline.models.text import own_tokens
 from pipeline.models.tokenizer import pad, tokenizer
 from pipeline.shards.loader import Sample
 
@@ -51,16 +55,42 @@ def crop(
     return image[top : top + size, left : left + size]
 
 
-def caption_tokens(
-    sample: Sample, rng: np.random.Generator, drop_prob: float
-) -> Int64[np.ndarray, " 77"]:
-    """Ids of one caption drawn evenly, or of the empty caption with probability ``drop_prob``."""
+@dataclass(frozen=True)
+class DrawnCaption:
+    """One caption of a sample, as a task reads it."""
+
+    index: int
+    """Its place among the sample's captions, also where it is dropped."""
+    text: str
+    """Empty where it is dropped."""
+    tokens: Int64[np.ndarray, " 77"]
+    """CLIP's ids."""
+
+
+def drawn_caption(sample: Sample, rng: np.random.Generator, drop_prob: float) -> DrawnCaption:
+    """One caption drawn evenly, emptied with probability ``drop_prob``."""
     index = int(rng.integers(len(sample.captions)))
     if rng.random() < drop_prob:
-        return pad([tokenizer().encode("")])[0]
+        return DrawnCaption(index, "", pad([tokenizer().encode("")])[0])
+    text = sample.captions[index]
     if sample.text_tokens:
-        return pad([sample.text_tokens[index].tolist()])[0]
-    return pad([tokenizer().encode(sample.captions[index])])[0]
+        return DrawnCaption(index, text, pad([sample.text_tokens[index].tolist()])[0])
+    return DrawnCaption(index, text, pad([tokenizer().encode(text)])[0])
+
+
+def text_arrays(caption: DrawnCaption, text: TextInput) -> dict[str, np.ndarray]:
+    """The caption's ids for CLIP, and for the model's own encoder where it has one."""
+    arrays: dict[str, np.ndarray] = {"text_tokens": caption.tokens}
+    if isinstance(text, OwnText):
+        arrays["own_tokens"] = own_tokens([caption.text], text)[0]
+    return arrays
+
+
+def caption_embedding(sample: Sample, index: int) -> Float32[np.ndarray, " dim"]:
+    """The raw text embedding of one of the sample's captions, which must be there."""
+    if not sample.z_txt:
+        raise DataError(f"sample {sample.key} has no z_txt; run the embed stage")
+    return np.asarray(sample.z_txt[index], dtype=np.float32)
 
 
 def diffusion_draws(

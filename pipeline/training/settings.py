@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.training.batches import DataPlace
+from pipeline.training.batches import DataPlace, MixedPlace
 from pipeline.training.config import TrainConfig
 from pipeline.training.tasks import Task
 
@@ -16,7 +16,7 @@ class LoopSettings:
     stage: str
     """Kind of model, for the weights file."""
     task: Task
-    data: DataPlace
+    data: DataPlace | MixedPlace
     uri: str
     """Folder of the stage."""
     published_config: dict[str, Any] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from pipeline.diffusion import gaussian, losses
 from pipeline.diffusion.degradation import degrade
 from pipeline.diffusion.sampling import Process, ddim_sample
 from pipeline.models.clip import ClipModel
+from pipeline.models.decoder import Decoder
 from pipeline.models.pictures import to_bytes, to_unit
 from pipeline.models.presets import (
     build_clip,
@@ -29,7 +30,9 @@ from pipeline.models.presets import (
 )
 from pipeline.models.prior import DiffusionPrior
 from pipeline.shards.loader import Sample
+from pipeline.training.autoregressive import AutoregressivePriorTask
 from pipeline.training.config import (
+    AutoregressivePriorTaskConfig,
     ClipTaskConfig,
     DecoderTaskConfig,
     PriorTaskConfig,
@@ -37,15 +40,23 @@ from pipeline.training.config import (
     UpsamplerTaskConfig,
 )
 from pipeline.training.contrastive import contrastive_loss
-from pipeline.training.inputs import FrozenText, TaskInputs, statistics
+from pipeline.training.inputs import (
+    FrozenText,
+    TaskInputs,
+    decoder_text,
+    prior_text,
+    statistics,
+)
 from pipeline.training.preparation import (
-    caption_tokens,
+    caption_embedding,
     channels_first,
     crop,
     diffusion_draws,
+    drawn_caption,
     embedding,
     picture,
     shrunk,
+    text_arrays,
 )
 
 Arrays = dict[str, np.ndarray]
@@ -114,17 +125,17 @@ class ClipTask:
 
     def prepare(self, sample: Sample, rng: np.random.Generator) -> Arrays:
         """One picture and one of its captions."""
-        tokens = caption_tokens(sample, rng, drop_prob=0.0)
+        tokens = drawn_caption(sample, rng, drop_prob=0.0).tokens
         image = shrunk(picture(sample), self.config.model.vision.image_px)
         return {"image": channels_first(image), "text_tokens": tokens}
 
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
-        """Symmetric cross-entropy over the global batch."""
+        """The contrastive loss over the global batch."""
         clip = cast(ClipModel, model)
         z_img = clip.encode_image(to_unit(batch["image"]))
         z_txt, _ = clip.encode_text(batch["text_tokens"])
         scale = clip.temperature()
-        per_row, hits = contrastive_loss(z_img, z_txt, scale)
+        per_row, hits = contrastive_loss(z_img, z_txt, scale, kind=self.config.loss)
         return per_row, {"batch_accuracy": hits.mean(), "logit_scale": scale.detach()}
 
     def pictures(self, model: nn.Module, batch: Batch) -> UInt8[Tensor, " n 3 height width"] | None:
@@ -134,7 +145,7 @@ class ClipTask:
 
 @dataclass
 class PriorTask:
-    """Diffusion over whitened image embeddings (paper §2.2: predicts z_img itself)."""
+    """Diffusion over image embeddings (paper §2.2: predicts z_img itself)."""
 
     config: PriorTaskConfig
     inputs: TaskInputs
@@ -155,10 +166,10 @@ class PriorTask:
 
     def prepare(self, sample: Sample, rng: np.random.Generator) -> Arrays:
         """One embedding, one of its captions, step, noise and drop."""
-        tokens = caption_tokens(sample, rng, self.config.caption_drop_prob)
-        return {"z_img": embedding(sample), "text_tokens": tokens} | diffusion_draws(
-            (self.config.model.clip.embed_dim,), self.config.diffusion, rng
-        )
+        model = self.config.model
+        caption = drawn_caption(sample, rng, self.config.caption_drop_prob)
+        arrays = {"z_img": embedding(sample), **text_arrays(caption, model.text)}
+        return arrays | diffusion_draws((model.clip.embed_dim,), self.config.diffusion, rng)
 
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         """Squared error of the predicted embedding in model space."""
@@ -166,12 +177,14 @@ class PriorTask:
         z_start = prior.whiten(batch["z_img"])
         process = self._process.to(z_start)
         z_t = gaussian.q_sample(z_start, batch["t"], batch["eps"], process.alpha_bar)
-        output = prior(z_t, batch["t"], *self._text(batch["text_tokens"]))
+        output = prior(z_t, batch["t"], *prior_text(prior.text_encoder, self._text, batch))
         signal = process.alpha_bar[batch["t"]]
         target = gaussian.target(process.prediction, z_start, batch["eps"], signal)
         z_hat = gaussian.to_x_start(process.prediction, output.detach(), z_t, signal)
         cosine = F.cosine_similarity(prior.unwhiten(z_hat), batch["z_img"])
-        return losses.simple_loss(output, target), {"cosine_to_z_img": cosine.mean()}
+        per_sample = losses.simple_loss(output, target)
+        parts = losses.loss_by_step(per_sample, batch["t"], self.config.diffusion.num_steps)
+        return per_sample, {"cosine_to_z_img": cosine.mean(), **parts}
 
     def pictures(self, model: nn.Module, batch: Batch) -> UInt8[Tensor, " n 3 height width"] | None:
         """A prior makes no pictures."""
@@ -205,14 +218,16 @@ class DecoderTask:
 
     def prepare(self, sample: Sample, rng: np.random.Generator) -> Arrays:
         """One small picture, its embedding and one caption, step, noise and both drops."""
-        side = self.config.model.image_px
-        tokens = caption_tokens(sample, rng, self.config.caption_drop_prob)
-        kept = np.array(rng.random() >= self.config.z_img_drop_prob)
+        model = self.config.model
+        side = model.image_px
+        caption = drawn_caption(sample, rng, self.config.caption_drop_prob)
+        kept = rng.random() >= self.config.z_img_drop_prob
+        of_caption = model.embedding == "z_txt"
         arrays = {
             "image": channels_first(shrunk(picture(sample), side)),
-            "z_img": embedding(sample),
-            "has_z_img": kept,
-            "text_tokens": tokens,
+            "z_img": caption_embedding(sample, caption.index) if of_caption else embedding(sample),
+            "has_z_img": np.array(kept and model.embedding != "none"),
+            **text_arrays(caption, model.text),
         }
         return arrays | diffusion_draws((3, side, side), self.config.diffusion, rng)
 
@@ -222,14 +237,14 @@ class DecoderTask:
         process = self._process.to(x_start)
         t, eps = batch["t"], batch["eps"]
         x_t = gaussian.q_sample(x_start, t, eps, process.alpha_bar)
-        output = model(
-            x_t, t, batch["z_img"], batch["has_z_img"], *self._text(batch["text_tokens"])
-        )
+        text = decoder_text(cast(Decoder, model).text_encoder, self._text, batch)
+        output = model(x_t, t, batch["z_img"], batch["has_z_img"], *text)
         signal = process.alpha_bar[t]
         prediction, variance = output[:, :3], output[:, 3:]
         target = gaussian.target(process.prediction, x_start, eps, signal)
         per_sample = losses.simple_loss(prediction, target)
         metrics = {"mse": per_sample.detach().mean()}
+        metrics |= losses.loss_by_step(per_sample, t, self.config.diffusion.num_steps)
         per_sample = losses.velocity_weight(signal, self.config.max_loss_weight) * per_sample
         if self.config.model.learned_variance:
             before = gaussian.signal_at(process.alpha_bar, t - 1)
@@ -246,7 +261,7 @@ class DecoderTask:
     def pictures(self, model: nn.Module, batch: Batch) -> UInt8[Tensor, " n 3 height width"] | None:
         """Pictures of the batch's embeddings and captions, from the batch's own noise."""
         few = {name: value[:PREVIEW_PICTURES] for name, value in batch.items()}
-        text = self._text(few["text_tokens"])
+        text = decoder_text(cast(Decoder, model).text_encoder, self._text, few)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return model(x_t, t, few["z_img"], few["has_z_img"], *text)[:, :3]
@@ -299,7 +314,8 @@ class UpsamplerTask:
         signal = process.alpha_bar[t]
         target = gaussian.target(process.prediction, x_start, batch["eps"], signal)
         per_sample = losses.simple_loss(output, target)
-        return per_sample, {"mse": per_sample.detach().mean()}
+        parts = losses.loss_by_step(per_sample, t, self.config.diffusion.num_steps)
+        return per_sample, {"mse": per_sample.detach().mean(), **parts}
 
     @torch.no_grad()
     def pictures(self, model: nn.Module, batch: Batch) -> UInt8[Tensor, " n 3 height width"] | None:
@@ -319,6 +335,8 @@ def build_task(config: TaskConfig, inputs: TaskInputs) -> Task:
         return ClipTask(config)
     if isinstance(config, PriorTaskConfig):
         return PriorTask(config, inputs)
+    if isinstance(config, AutoregressivePriorTaskConfig):
+        return AutoregressivePriorTask(config, inputs)
     if isinstance(config, DecoderTaskConfig):
         return DecoderTask(config, inputs)
     return UpsamplerTask(config)

@@ -1,9 +1,13 @@
 """Lists the benchmarks with their bars."""
 
 BENCHMARKS = {
+    "crawl": "img2dataset 1.47: at least its pictures/s and pictures/CPU-s, 256 px, local server",
+    "embedding": "ViT-B/32 at 224 px: at least 0.95 x the bare model's best pictures/s",
+    "image_scale": "image side: 10 x the pictures in at most 10.5 x the time beyond start-up",
     "loop": "training loop, prior and decoder: at least 0.97 x a bare PyTorch loop's samples/s",
     "matching": "500,000 queries: at least 2 x pyahocorasick's captions/s on the same core",
     "real_text": "real captions, WordNet: ids equal to the reference, caption by caption",
+    "selection": "1 M rows/s of thresholds and balance; duplicates >= FAISS k-means + plain loop",
     "text_scale": "text side: 10 x the rows in at most 11 x the time; count merge under 10 s",
     "wat_extraction": "WAT files: at least 1.5 x a plain FastWARC + json loop's pairs/s/core",
     "wikipedia": "wikitext to counts of words and pairs: at least 5 MB/s per core",

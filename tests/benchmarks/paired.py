@@ -7,7 +7,7 @@ over pairs) reaches the bar less 0.02.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,19 @@ def compare(
         ratio = float(np.median([a / b for a, b in pairs]))
         if len(pairs) == wanted and abs(ratio - at_least) <= NEAR * at_least:
             wanted = max(wanted, NUM_PAIRS_NEAR_THE_BAR)
+    return verdict(benchmark, pairs, unit=unit, at_least=at_least, peer_named=peer_named, also=also)
+
+
+def verdict(
+    benchmark: str,
+    pairs: Sequence[tuple[float, float]],
+    *,
+    unit: str,
+    at_least: float,
+    peer_named: dict[str, Any],
+    also: dict[str, Any],
+) -> dict[str, Any]:
+    """The result of pairs of rates, ours first, that were measured in turn."""
     ratios = np.array([a / b for a, b in pairs])
     low90 = lower_bound(ratios)
     return {

@@ -39,7 +39,7 @@ class Kill:
 class Outcome:
     """What became of a killed run."""
 
-    kill: Kill
+    kill: str
     struck: bool
     """Whether the kill happened: a kill that never strikes proves nothing."""
     calls: int
@@ -97,7 +97,7 @@ def strike(kill: Kill, folder: Path, expected: dict[str, str]) -> Outcome:
         difference += f" temporary files left: {', '.join(left[:5])}"
     if not struck:
         difference += " the kill never happened"
-    return Outcome(kill, struck, calls, difference.strip(), time.monotonic() - started)
+    return Outcome(str(kill), struck, calls, difference.strip(), time.monotonic() - started)
 
 
 def _call(run_file: Path, kill: Kill | None, mark: Path | None = None) -> tuple[int, str]:

@@ -16,7 +16,7 @@ def test_every_point_is_drawn_before_any_comes_twice():
 
 def test_a_killed_chain_ends_as_if_nothing_had_happened(tmp_path):
     expected = undisturbed(tmp_path / "undisturbed")
-    assert len(expected) == 12
+    assert len(expected) == 13
     for number, kill in enumerate(draw(seed=2, num=1)):
         outcome = strike(kill, tmp_path / str(number), expected)
         assert outcome.difference == "", str(kill)

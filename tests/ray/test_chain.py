@@ -73,7 +73,7 @@ def test_the_same_command_skips_everything(folder, run_file):
     started = time.monotonic()
     out, err = finish(start(run_file))
     assert json.loads(out.splitlines()[-1])["stages_run"] == []
-    assert err.count("finished before") == len(before) == 12
+    assert err.count("finished before") == len(before) == 13
     assert manifests(folder / "run") == before
     assert time.monotonic() - started < 60
 
@@ -129,7 +129,7 @@ def test_every_stage_is_tracked_once_under_one_parent(folder):
     assert parents[0].info.status == "FINISHED"
     children = {run.info.run_name for run in runs if run not in parents}
     assert children == set(manifests(folder / "run"))
-    assert len(runs) == 13
+    assert len(runs) == 14
     prior = next(run for run in runs if run.info.run_name == "prior")
     assert prior.info.status == "FINISHED"
     assert prior.data.tags["input.clip"] == manifests(folder / "run")["clip"]

@@ -31,15 +31,17 @@ from pipeline.curation import curate as curate_stage
 from pipeline.curation.config import BalanceStageConfig, CurateConfig, Prices
 from pipeline.curation.pairs import of_query
 from pipeline.curation.pilot import extrapolate
+from pipeline.curation.trace import rejects, trace
 from pipeline.draws import generator
 from pipeline.errors import ConfigError, DataError
 from pipeline.images.decode import open_rgb
 from pipeline.progress import Progress
 from pipeline.queries import query_list
 from pipeline.queries.config import QueriesConfig
-from pipeline.results import publish_result
+from pipeline.results import publish_result, read_result
 from pipeline.runtime import RayConfig, prepare_environment, ray_session
-from pipeline.shards.reader import open_dataset, read_shard
+from pipeline.shards.reader import open_dataset
+from pipeline.shards.tars import read_shard
 from tests.warc_records import archive, record
 
 # Ray warns of its own deprecations, which nobody here can mend.
@@ -256,7 +258,14 @@ def files_of(folder):
     """Everything that must follow from the inputs alone."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
-        for part in ("shards", "views", "rejects", "query_counts.parquet")
+        for part in (
+            "shards",
+            "views",
+            "rejects",
+            "query_counts.parquet",
+            "duplicates.parquet",
+            "clusters.parquet",
+        )
         for path in [folder / part, *sorted((folder / part).rglob("*"))]
         if path.is_file()
     }
@@ -312,8 +321,11 @@ def test_query_counts_before_and_after_follow_from_the_pairs(world, undisturbed)
 def test_no_working_file_is_left(world, undisturbed):
     assert sorted(path.name for path in (world.folder / "whole").iterdir()) == [
         "circumstance.json",
+        "clusters.parquet",
         "crawl_log",
+        "duplicates.parquet",
         "finished.json",
+        "lineage.json",
         "manifest.json",
         "query_counts.parquet",
         "rejects",
@@ -349,10 +361,10 @@ def test_killed_workers_and_an_aborted_run_change_no_byte(world, undisturbed, mo
         patch.setattr(curate_stage, "judge", aborting_judge)
         with pytest.raises(DataError, match="the test aborts"):
             world.curate("disturbed")
-    crawled = files_with_times(world.folder / "disturbed" / "pool")
+    crawled = files_with_times(world.folder / "disturbed" / "work" / "pool")
     output = world.curate("disturbed", execution={"keep_working_files": True})
     assert sorted(path.name for path in flags.iterdir()) == ["crawl", "write"]
-    assert files_with_times(world.folder / "disturbed" / "pool") == crawled
+    assert files_with_times(world.folder / "disturbed" / "work" / "pool") == crawled
     assert output.content == undisturbed.content
     assert files_of(world.folder / "disturbed") == files_of(world.folder / "whole")
 
@@ -507,6 +519,91 @@ def test_a_folder_of_pictures_goes_the_way_of_all_pictures(world, undisturbed):
     assert mine.metadata["sha256"] == there.metadata["sha256"]
     assert (mine.metadata["licence"], mine.metadata["width"]) == ("by", 200)
     assert mine.metadata["source_width"] == "7"
+
+
+def traced(world, **asked):
+    folder = world.folder
+    stages = {"queries": "queries", "balance": "whole-balance", "curate": "whole"}
+    results = {name: read_result(str(folder / place)) for name, place in stages.items()}
+    return list(trace(results, world.source, **asked))
+
+
+FATES = {
+    "http://site3.example/private/secret.jpg": "robots_disallowed",
+    "http://site4.example/noai.jpg": "opted_out_image",
+    "http://site4.example/inside.jpg": "refused_address",
+    "http://site4.example/gone.jpg": "http_error",
+    "http://site0.example/cut.jpg": "decode_error",
+    "http://site1.example/icon.jpg": "too_small",
+    "http://site2.example/copy.jpg": "exact_duplicate",
+    "http://site3.example/again.jpg": "near_duplicate",
+    "http://site1.example/other.jpg": "no_query",
+    "http://site1.example/short.jpg": "caption_too_short",
+    "http://site2.example/same-2.jpg": "repeated_caption",
+}
+
+
+@pytest.mark.parametrize("url", FATES)
+def test_every_address_is_told_its_one_fate(world, undisturbed, url):
+    told = traced(world, url=url)
+    assert [row["drop_reason"] for row in told if row.get("drop_reason")] == [FATES[url]]
+    assert told[-1]["kept"] is False
+
+
+def test_a_fate_comes_with_its_numbers(world, undisturbed):
+    (short,) = traced(world, url="http://site1.example/short.jpg")
+    assert (short["num_words"], short["min_words"]) == (1, 2)
+    (same,) = traced(world, url="http://site0.example/same-0.jpg")
+    assert (same["num_pictures"], same["max_repeats"]) == (4, 3)
+    near = traced(world, url="HTTP://site3.example:80/again.jpg")[-1]
+    assert 0 <= near["hamming"] <= 4
+    assert near["leader_url"] == "http://site1.example/good-1.jpg"
+    gone = traced(world, url="http://site4.example/gone.jpg")
+    assert gone[-1]["status"] == 404
+    assert gone[0]["queries"][0]["query"] == "alpha"
+    told = [
+        traced(world, url=f"http://site{i % 5}.example/wall-{i}.jpg")[0]
+        for i in range(NUM_WALLPAPERS)
+    ]
+    over = [row for row in told if not row["kept"]]
+    assert {row["drop_reason"] for row in over} == {"over_query_limit"}
+    assert len(over) == NUM_WALLPAPERS - LIMIT
+    assert {row["queries"][0]["matched"] for row in told} == {NUM_WALLPAPERS}
+    assert {row["queries"][0]["limit"] for row in told} == {LIMIT}
+
+
+def test_a_kept_sample_is_found_by_address_uid_and_key(world, undisturbed):
+    by_url = traced(world, url="http://site0.example/good-0.jpg")
+    sample = by_url[-1]
+    assert (sample["stage"], sample["kept"], len(sample["captions"])) == ("curate", True, 2)
+    assert traced(world, key=sample["key"]) == by_url
+    by_uid = traced(world, uid=sample["uids"][1])
+    assert by_uid[-1] == sample
+    assert [row["caption"] for row in by_uid if row["stage"] == "balance"] == [
+        sample["captions"][1]
+    ]
+    with pytest.raises(ConfigError, match="neither a candidate nor a sample"):
+        traced(world, url="http://nowhere.example/")
+
+
+def test_rejects_are_shown_by_reason_with_their_pictures(world, undisturbed):
+    curated = read_result(str(world.folder / "whole"))
+    (small,) = rejects(curated, "too_small", 0, 5)
+    assert (small["num_dropped"], small["url"]) == (1, "http://site1.example/icon.jpg")
+    assert Path(small["picture"]).stat().st_size > 100
+    everything = list(rejects(curated, None, 0, 2))
+    assert {row["drop_reason"] for row in everything} == set(DROPPED) - {
+        "duplicate_pair",
+        "empty_caption",
+        "invalid_url",
+    }
+    with pytest.raises(ConfigError, match="nothing fell for that reason"):
+        list(rejects(curated, "none", 0, 5))
+
+
+def test_the_manifest_counts_licences(undisturbed):
+    content = undisturbed.content
+    assert content["licences"] == {"unknown": content["num_samples"]}
 
 
 def test_carried_columns_reach_the_shards_through_every_stage(world, undisturbed):

@@ -36,5 +36,21 @@ def test_characters_and_words_are_pythons(captions):
     assert caption_reasons(column, CONFIG).to_pylist() == expected
 
 
+@pytest.mark.parametrize(
+    ("caption", "reason"),
+    [
+        ("one two", None),
+        ("one two 345", None),
+        ("one two 3456", "caption_too_long"),
+        ("a b c d", "caption_too_long"),
+        ("one", "caption_too_short"),
+    ],
+)
+def test_captions_may_have_largest_numbers_too(caption, reason):
+    config = CONFIG.model_copy(update={"max_chars": 11, "max_words": 3})
+    captions = pa.chunked_array([pa.array([caption, "a cat"])])
+    assert caption_reasons(captions, config).to_pylist() == [reason, None]
+
+
 def test_a_caption_may_stand_on_as_many_pictures_as_configured():
     assert are_repeated(pa.array([3, 4]), CONFIG).to_pylist() == [False, True]

@@ -3,11 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.chain.run import check_output_dir
-from pipeline.chain.stages import foreign_hashes, stages
+from pipeline.chain import given
+from pipeline.chain.plan import check_output_dir
+from pipeline.chain.stages import stages
 from pipeline.config import load_run
 from pipeline.errors import ConfigError
 from pipeline.run_file import RunFile
+from tests.foreign_shards import write_img2dataset
 
 DEMO = Path(__file__).resolve().parents[3] / "jobs/configs/demo/run.yaml"
 
@@ -31,10 +33,36 @@ def test_a_changed_file_of_prompts_makes_another_generation(tmp_path):
     prompts = tmp_path / "prompts.txt"
     run = demo_in(tmp_path / "run", f"generate.prompts={{type: file, path: {prompts}}}")
     prompts.write_text("a cat\n")
-    before = foreign_hashes(run)
+    before = given.hashes(run)
     prompts.write_text("\na cat \n")
-    assert foreign_hashes(run) == before
+    assert given.hashes(run) == before
     prompts.write_text("a dog\n")
-    assert foreign_hashes(run)["prompts"] != before["prompts"]
+    assert given.hashes(run)["prompts"] != before["prompts"]
     generate = next(stage for stage in stages(run) if stage.name == "generate")
     assert "prompts" in generate.inputs
+
+
+def test_a_changed_block_list_makes_other_shards_and_no_list_changes_nothing(tmp_path):
+    without, shards = demo_in(tmp_path / "run"), write_img2dataset(tmp_path / "shards")
+    assert "block lists" not in given.hashes(without)
+    blocked = tmp_path / "blocked.txt"
+    run = demo_in(tmp_path / "run", f"curate.filters.block_lists=[{blocked}]")
+    blocked.write_text("0123456789abcdef\n")
+    before = given.hashes(run)
+    blocked.write_text("# why\n0123456789ABCDEF\n")
+    assert given.hashes(run) == before
+    blocked.write_text("0123456789abcdee\n")
+    assert given.hashes(run)["block lists"] != before["block lists"]
+    for each, expected in ((run, True), (without, False)):
+        curate = next(stage for stage in stages(each) if stage.name == "curate")
+        assert ("block lists" in curate.inputs) is expected
+    adopting = load_run(
+        RunFile,
+        DEMO.parents[1] / "real/webdataset.yaml",
+        [f"adopt.path={shards}", f"adopt.filters={{min_side_px: 1, block_lists: [{blocked}]}}"],
+    )
+    assert given.hashes(adopting)["block lists"] == given.hashes(run)["block lists"]
+    assert stages(adopting)[0].inputs == ("shards", "block lists")
+    blocked.write_text("no hash\n")
+    with pytest.raises(ConfigError, match="line 1: 'no hash' is no hash"):
+        given.hashes(run)

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -121,6 +122,19 @@ def test_the_counts_are_those_of_the_pairs_that_may_be_crawled(tmp_path):
     run(plan)
     _, counts, _ = expected()
     assert limits.query_counts(plan).tolist() == [counts[query] for query in range(len(QUERIES))]
+
+
+def test_matched_captions_of_other_languages_fall_by_that_reason(tmp_path):
+    plan = plan_of(tmp_path, num_files=1, num_buckets=2, mode="cap")
+    before = match.match_part(plan, 0)
+    captions = plan.config.captions.model_copy(
+        update={"languages": ("ja", "ko"), "min_language_score": 0.5}
+    )
+    config = plan.config.model_copy(update={"captions": captions})
+    after = match.match_part(replace(plan, config=config), 0)
+    assert after["kept"] == 0
+    assert after["dropped"] == before["dropped"] | {"other_language": before["kept"]}
+    assert before["kept"] > 0
 
 
 def test_a_step_done_twice_writes_the_same_bytes(tmp_path):

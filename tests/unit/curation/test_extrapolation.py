@@ -98,7 +98,7 @@ def test_the_crawl_log_is_summed_by_registered_domain_and_host(tmp_path):
     rows += [("http://a.x.com/3", None, 50), ("http://y.org/4", "dns_error", None)]
     table = [
         {"key": str(i), "url": url, "drop_reason": reason, "final_url": url, "attempts": 1,
-         "started_s": 0.0, "duration_s": 0.5, "num_bytes": size}
+         "started_s": 0.0, "duration_s": 0.5, "num_bytes": size, "transient": False}
         for i, (url, reason, size) in enumerate(rows)
     ]  # fmt: skip
     for name, part in (("00000", table[:3]), ("00001", table[3:])):

@@ -3,10 +3,12 @@ import math
 import pytest
 import torch
 
-from pipeline.diffusion.gaussian import q_sample
+from pipeline.diffusion.gaussian import q_sample, signal_at
 from pipeline.diffusion.losses import (
     gaussian_kl,
+    loss_by_step,
     picture_log_likelihood,
+    prior_term,
     simple_loss,
     variational_term,
 )
@@ -66,3 +68,52 @@ def test_the_variance_output_gets_gradients():
     variance = torch.zeros_like(eps, requires_grad=True)
     variational_term(x_start, x_t, eps, variance, schedule[t], schedule[t - 1]).sum().backward()
     assert variance.grad.any()
+
+
+def exact_reverse(x_t, signal, before, mean, std):
+    """Noise and variance share that the exact reverse process of Gaussian data has."""
+    signal, before = signal[:, None], before[:, None]
+    power = signal * std**2 + 1 - signal
+    x_start = mean + signal.sqrt() * std**2 / power * (x_t - signal.sqrt() * mean)
+    eps = (x_t - signal.sqrt() * x_start) / (1 - signal).sqrt()
+    beta = 1 - signal / before
+    small = (1 - before) / (1 - signal) * beta
+    of_start = before.sqrt() * beta / (1 - signal)
+    variance = small + of_start**2 * std**2 * (1 - signal) / power
+    share = (variance.log() - small.log()) / (beta.log() - small.log())
+    last = before == 1  # there beta alone is left
+    return eps, torch.where(last, torch.zeros(()), 2 * share - 1).expand_as(x_t)
+
+
+@pytest.mark.parametrize("std", [0.1, 0.25])
+def test_the_bound_of_gaussian_data_sums_to_its_entropy_in_bits(std):
+    """With the exact reverse process the bound is tight: entropy plus the bits of a byte's bin."""
+    torch.manual_seed(0)
+    schedule, mean, rows = cosine_alpha_bar(1000), 0.1, 100
+    bytes_ = ((mean + std * torch.randn(rows, 24) + 1) * 127.5).round().clamp(0, 255)
+    x_start = bytes_ / 127.5 - 1
+    last = prior_term(x_start, schedule[-1:].expand(rows)).mean().item()
+    t = torch.arange(1000).repeat_interleave(rows)
+    x_start = x_start.repeat(1000, 1)
+    x_t = q_sample(x_start, t, torch.randn_like(x_start), schedule)
+    signal, before = schedule[t], signal_at(schedule, t - 1)
+    eps, variance = exact_reverse(x_t, signal, before, mean, std)
+    terms = variational_term(x_start, x_t, eps, variance, signal, before)
+    total = last + terms.sum().item() / rows
+    entropy = 0.5 * math.log2(2 * math.pi * math.e * std**2) + math.log2(127.5)
+    assert total == pytest.approx(entropy, abs=0.05)
+
+
+def test_losses_by_step_average_to_the_loss_of_each_part():
+    losses, t = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([0, 499, 500, 999])
+    found = loss_by_step(losses, t, 1000, num_parts=2)
+    assert {name: value.item() for name, value in found.items()} == {
+        "loss_t1_of_2": pytest.approx(1.5),
+        "loss_t2_of_2": pytest.approx(3.5),
+    }
+
+
+def test_nothing_is_left_of_the_signal_at_the_last_step():
+    x_start = torch.rand(3, 4) * 2 - 1
+    assert prior_term(x_start, cosine_alpha_bar(1000)[-1:].expand(3)).max().item() < 1e-4
+    assert prior_term(x_start, torch.full((3,), 0.5)).min().item() > 0.05

@@ -17,6 +17,8 @@ from pipeline.evaluation.report import render, write_report
 from pipeline.evaluation.report_data import (
     SECTIONS,
     Curve,
+    DuplicateGroups,
+    Duplicates,
     Funnel,
     Headline,
     NamedConfusion,
@@ -100,6 +102,13 @@ def data():
         queries=QUERIES,
         kept=[Thumbnail(image, "kept one")],
         dropped={"too_small": [Thumbnail(image, "tiny")]},
+        duplicates=DuplicateGroups(
+            num_groups=5,
+            num_pictures=1234,
+            shown=[
+                Duplicates(700, [Thumbnail(image, "kept"), Thumbnail(image, "near <duplicate>")])
+            ],
+        ),
         costs=[StageCost("train_prior", 95.0, 3 << 30), StageCost("embed", 2.0, None, "skipped")],
     )
 

@@ -1,6 +1,5 @@
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from pipeline.images.config import DecodeConfig
-from pipeline.images.decode import Picture, decode, open_rgb, plain_jpeg
+from pipeline.images.decode import Opened, Picture, decode, open_received, open_rgb, plain_jpeg
+from tests.picture_corpus import STORED, chunk, header_bombs, png, saved
 
 CONFIG = DecodeConfig(max_pixels=1_000_000, pool_side_px=128)
 
@@ -23,10 +23,10 @@ def scene(width=64, height=48):
     return Image.fromarray(pixels)
 
 
-def saved(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+def stored(image, orientation):
+    """An upright picture as a camera of this orientation stores it."""
+    how = STORED[orientation]
+    return image if how is None else image.transpose(how)
 
 
 def decoded(body, config=CONFIG):
@@ -39,19 +39,6 @@ def corner(picture, x, y):
     return tuple(int(v) for v in picture.pixels[y, x])
 
 
-# What each EXIF orientation does to an upright picture when it is stored.
-STORED = {
-    1: lambda i: i,
-    2: lambda i: i.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-    3: lambda i: i.transpose(Image.Transpose.ROTATE_180),
-    4: lambda i: i.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
-    5: lambda i: i.transpose(Image.Transpose.TRANSPOSE),
-    6: lambda i: i.transpose(Image.Transpose.ROTATE_90),
-    7: lambda i: i.transpose(Image.Transpose.TRANSVERSE),
-    8: lambda i: i.transpose(Image.Transpose.ROTATE_270),
-}
-
-
 @pytest.mark.parametrize("orientation", sorted(STORED))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_every_orientation_comes_out_upright_and_without_its_tag(orientation, kind):
@@ -59,7 +46,7 @@ def test_every_orientation_comes_out_upright_and_without_its_tag(orientation, ki
     exif[0x0112] = orientation
     exif[0x010F] = "Camera of Mr Private"
     options = {"quality": 95} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
-    picture = decoded(saved(STORED[orientation](scene()), kind, exif=exif.tobytes(), **options))
+    picture = decoded(saved(stored(scene(), orientation), kind, exif=exif.tobytes(), **options))
     assert (picture.original_width, picture.original_height) == (64, 48)
     difference = np.abs(picture.pixels.astype(int) - np.asarray(scene()).astype(int))
     assert difference[2:20, 2:28].max() < 12
@@ -107,23 +94,9 @@ def test_png_text_is_not_kept():
     assert b"Private" not in picture.encoded
 
 
-def png16(colour_type, samples):
-    """A 16-bit PNG by hand: Pillow writes only grey ones."""
-    height, width = samples.shape[:2]
-    raw = b"".join(b"\x00" + row.astype(">u2").tobytes() for row in samples)
-
-    def chunk(name, data):
-        body = name + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunks
-
-
 def test_16_bit_grey_loses_its_low_byte_and_does_not_saturate():
     samples = (np.arange(32 * 32).reshape(32, 32) * 64).astype(np.uint16)
-    picture = decoded(png16(0, samples))
+    picture = decoded(png(0, samples[..., None]))
     expected = (samples >> 8).astype(int)
     assert np.abs(picture.pixels[..., 0].astype(int) - expected).max() <= 3
     assert np.ptp(picture.pixels, axis=2).max() == 0
@@ -131,9 +104,38 @@ def test_16_bit_grey_loses_its_low_byte_and_does_not_saturate():
 
 def test_16_bit_rgb_becomes_8_bit():
     samples = np.full((16, 16, 3), (0x8040, 0x2010, 0xF0FF), np.uint16)
-    picture = decoded(png16(2, samples))
+    picture = decoded(png(2, samples))
     assert np.abs(picture.pixels.astype(int) - (0x80, 0x20, 0xF0)).max() <= 3
     assert picture.encoded.startswith(b"\xff\xd8\xff")
+
+
+@pytest.mark.parametrize(
+    ("colour_type", "dtype", "colour"),
+    [
+        (0, np.uint8, (40,)),
+        (0, np.uint16, (0x2805,)),
+        (2, np.uint8, (40, 50, 60)),
+        (2, np.uint16, (0x2805, 0x3206, 0x3C07)),
+    ],
+)
+def test_the_one_transparent_colour_of_a_png_becomes_white(colour_type, dtype, colour):
+    samples = np.zeros((32, 32, len(colour)), dtype)
+    samples[:, 16:] = colour
+    transparent = chunk(b"tRNS", struct.pack(f">{len(colour)}H", *colour))
+    picture = decoded(png(colour_type, samples, transparent))
+    assert max(corner(picture, 4, 10)) < 4
+    assert min(corner(picture, 26, 10)) > 251
+
+
+def test_the_transparent_grey_of_few_bits_becomes_white():
+    image = Image.new("1", (32, 32), 0)
+    image.paste(1, (16, 0, 32, 32))
+    black = decoded(saved(image, "PNG", transparency=0))
+    assert min(corner(black, 4, 10)) > 251
+    assert min(corner(black, 26, 10)) > 251
+    white = decoded(saved(image, "PNG", transparency=1))
+    assert max(corner(white, 4, 10)) < 4
+    assert min(corner(white, 26, 10)) > 251
 
 
 def test_palette_grey_and_bilevel_become_rgb():
@@ -198,26 +200,9 @@ def test_wrong_formats_are_refused_even_if_pillow_knows_them():
     assert decode(b"", CONFIG) == "decode_error"
 
 
-def header_bombs():
-    side = 60_000
-    png = bytearray(saved(scene(), "PNG"))
-    png[16:24] = struct.pack(">II", side, side)
-    png[29:33] = struct.pack(">I", zlib.crc32(bytes(png[12:29])))
-    gif = bytearray(saved(scene(), "GIF"))
-    gif[6:10] = struct.pack("<HH", side, side)
-    jpeg = bytearray(saved(scene(), "JPEG"))
-    frame = jpeg.index(b"\xff\xc0")
-    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", side, side)
-    webp = bytearray(saved(scene(), "WEBP"))
-    webp[26:30] = struct.pack("<HH", 16_000, 16_000)
-    extended = bytearray(saved(scene().convert("RGBA"), "WEBP", exif=b"Exif\0\0II"))
-    extended[24:30] = b"\xff\x3f\x00" * 2
-    return {"png": png, "gif": gif, "jpeg": jpeg, "webp": webp, "webp extended": extended}
-
-
 @pytest.mark.parametrize("name", sorted(header_bombs()))
 def test_a_huge_size_in_the_header_is_refused_before_decoding(name):
-    assert decode(bytes(header_bombs()[name]), CONFIG) == "too_many_pixels"
+    assert decode(header_bombs()[name].body, CONFIG) == "too_many_pixels"
 
 
 def test_larger_pictures_are_scaled_to_the_pool_side_and_keep_their_shape():
@@ -256,3 +241,48 @@ def test_mutated_files_have_a_defined_outcome(body, changes):
     else:
         assert outcome.image.mode == "RGB"
         assert max(outcome.image.size) <= CONFIG.pool_side_px
+
+
+LONG = {"max_pixels": 10_000_000, "pool_side_px": 1024}
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"),
+    [
+        ("no", None),
+        ("keep_ratio", None),
+        ("center_crop", None),
+        ("keep_ratio_largest", (1024, 1)),
+        ("border", (1024, 1024)),
+    ],
+)
+def test_a_side_that_no_jpeg_may_have_is_a_reason_unless_it_is_scaled(mode, size):
+    body = saved(Image.new("RGB", (66_000, 40), (9, 99, 9)), "PNG")
+    found = decode(body, DecodeConfig(resize_mode=mode, **LONG))
+    if size is None:
+        assert found == "side_too_long"
+    else:
+        assert isinstance(found, Picture)
+        assert found.image.size == open_rgb(found.encoded).size == size
+
+
+def test_the_longest_side_of_a_jpeg_is_kept_and_one_more_pixel_is_not():
+    config = DecodeConfig(resize_mode="no", **LONG)
+    for side in (65_500, 65_501):
+        for size in ((side, 2), (2, side)):
+            found = decode(saved(Image.new("RGB", size), "PNG"), config)
+            assert found == "side_too_long" if side > 65_500 else found.image.size == size
+
+
+def test_enlarging_beyond_the_longest_side_is_a_reason_before_it_is_tried():
+    body = saved(Image.new("RGB", (4000, 4)), "PNG")
+    config = DecodeConfig(resize_mode="keep_ratio", resize_only_if_bigger=False, **LONG)
+    assert decode(body, config) == "side_too_long"
+
+
+def test_pictures_that_are_not_encoded_may_be_longer():
+    opened = open_received(
+        saved(Image.new("RGB", (66_000, 40)), "PNG"), DecodeConfig(resize_mode="no", **LONG)
+    )
+    assert isinstance(opened, Opened)
+    assert opened.image.size == opened.original == (66_000, 40)

@@ -74,6 +74,46 @@ def test_imported_weights_are_read_back(bridge, theirs, tmp_path):
     assert config.quick_gelu
 
 
+def test_a_runs_own_weights_become_the_stage_clip(bridge, theirs, tmp_path):
+    from pipeline.generation.weights import _read
+    from pipeline.models.config import OpenClipConfig
+    from tests.synthetic import publish
+
+    model, path = theirs
+    config = OpenClipConfig(model="tiny-test", weights_path=str(path))
+    checked = []
+    output = bridge.import_stage(config, str(tmp_path), checked.append)
+    assert [found.embed_dim for found in checked] == [32]
+    publish(str(tmp_path), "clip", output.content)
+    # As generation reads a CLIP that was trained here.
+    assert set(_read(str(tmp_path), "clip").state) == set(model.state_dict())
+
+    def refuse(found):
+        raise ValueError("another width")
+
+    with pytest.raises(ConfigError, match=r"open_clip\.model=tiny-test: another width"):
+        bridge.import_stage(config, str(tmp_path), refuse)
+
+
+def test_our_square_is_what_open_clip_shows_its_models(bridge):
+    import numpy as np
+    from PIL import Image
+
+    from pipeline.draws import generator
+    from pipeline.shards.clip_encoder import open_clip_square
+
+    coarse = generator(0, "picture", 0).integers(0, 256, (9, 12, 3), np.uint8)
+    for size in ((300, 200), (211, 400), (64, 64)):
+        image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        transform = bridge.open_clip.image_transform(
+            64, is_train=False, mean=(0,) * 3, std=(1,) * 3
+        )
+        theirs = transform(image).permute(1, 2, 0).numpy() * 255
+        difference = np.abs(open_clip_square(image, 64).astype(float) - theirs)
+        assert difference.max() < 1.01
+        assert difference.mean() < 0.1
+
+
 def test_published_architectures_have_their_dimensions(bridge):
     config = bridge.clip_config("ViT-H-14")
     assert (config.embed_dim, config.vision.heads, config.text.width) == (1024, 16, 1024)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.models.config import ClipShape, DecoderConfig, UNetConfig, UpsamplerConfig
+from pipeline.models.config import ClipShape, DecoderConfig, OwnText, UNetConfig, UpsamplerConfig
 from pipeline.models.decoder import Decoder
 from pipeline.models.upsampler import Upsampler
 
@@ -76,6 +76,22 @@ def test_padding_behind_the_caption_is_not_read():
     mask = torch.tensor([[True] * 3 + [False] * 2] * 2)
     cut = given | {"text_states": given["text_states"][:, :3], "text_mask": mask[:, :3]}
     torch.testing.assert_close(model(**given | {"text_mask": mask}), model(**cut))
+
+
+@torch.no_grad()
+def test_a_text_encoder_of_its_own_takes_clips_place():
+    own = OwnText(
+        type="own", vocabulary="bytes", context_length=8, width=24, layers=1, head_width=8
+    )
+    model, given = decoder(text=own), inputs()
+    made = []
+    for first in (7, 8):
+        tokens = torch.tensor([[257, first, 258, 0], [257, 9, 10, 258]])
+        pooled, states, mask = model.text_encoder(tokens)
+        text = {"z_txt": pooled, "text_states": states, "text_mask": mask}
+        made.append(model(**given | text))
+    assert not torch.allclose(made[0][0], made[1][0], atol=1e-4)
+    torch.testing.assert_close(made[0][1], made[1][1])
 
 
 @torch.no_grad()

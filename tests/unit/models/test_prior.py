@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.models.config import ClipShape, PriorConfig
+from pipeline.models.config import ClipShape, OwnText, PriorConfig
 from pipeline.models.layers import token_mask
 from pipeline.models.prior import DiffusionPrior
 
@@ -73,3 +73,62 @@ def test_whitening_is_undone_and_stored(prior):
 def test_token_mask_ends_at_the_end_mark():
     tokens = torch.tensor([[49406, 5, 49407, 0, 0], [49406, 5, 6, 7, 49407]])
     assert token_mask(tokens).sum(dim=1).tolist() == [3, 5]
+
+
+def like(prior, **changes):
+    """The same weights under other settings."""
+    other = DiffusionPrior(prior.config.model_copy(update=changes)).eval()
+    other.load_state_dict(prior.state_dict())
+    return other
+
+
+@torch.no_grad()
+def test_padding_behind_all_tokens_gives_the_same_prediction(prior):
+    z_txt, states, mask = conditions(3)
+    mask = torch.arange(6)[None] < torch.tensor([[2], [6], [4]])
+    given = (torch.randn(3, 8), torch.tensor([3, 700, 9]), z_txt, states, mask)
+    moved = like(prior, padding="last")
+    torch.testing.assert_close(moved(*given), prior(*given), atol=1e-5, rtol=1e-5)
+
+
+def test_no_square_mask_is_built_where_padding_stands_last(prior, monkeypatch):
+    seen = []
+    original = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(q, k, v, attn_mask=None, is_causal=False):
+        seen.append((attn_mask, is_causal))
+        return original(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    like(prior, padding="last")(torch.randn(2, 8), torch.tensor([3, 700]), *conditions())
+    assert seen == [(None, True)] * 2
+
+
+def test_the_scaled_space_is_the_papers(prior):
+    scaled = like(prior, space="scaled")
+    scaled.set_statistics(torch.full((8,), 3.0), torch.full((8,), 4.0))
+    z_img = torch.randn(3, 8) * 5
+    z = scaled.whiten(z_img)
+    torch.testing.assert_close(z.norm(dim=-1), torch.full((3,), 17.2))
+    back = scaled.unwhiten(z)
+    torch.testing.assert_close(torch.cosine_similarity(back, z_img), torch.ones(3))
+    torch.testing.assert_close(back.norm(dim=-1), torch.full((3,), (8 * 25.0) ** 0.5))
+
+
+@torch.no_grad()
+def test_it_may_read_tokens_of_its_own():
+    torch.manual_seed(0)
+    text = OwnText(
+        type="own", vocabulary="bytes", context_length=9, width=24, layers=0, head_width=8
+    )
+    shape = ClipShape(embed_dim=8, text_width=12)
+    config = PriorConfig(clip=shape, width=32, layers=1, head_width=16, text=text)
+    own = DiffusionPrior(config).eval()
+    given = (torch.randn(2, 8), torch.tensor([3, 700]), torch.randn(2, 8))
+    found = []
+    for first in (7, 8):
+        tokens = torch.tensor([[257, first, 258, 0], [257, 9, 10, 258]])
+        _, states, mask = own.text_encoder(tokens)
+        found.append(own(*given, states, mask))
+    assert not torch.allclose(found[0][0], found[1][0], atol=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1])

@@ -1,5 +1,6 @@
 """Embeddings depend on their shard alone and know what they were made from."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +15,12 @@ from pipeline.models.pictures import to_unit
 from pipeline.models.presets import build_clip, load_clip
 from pipeline.models.tokenizer import tokenizer
 from pipeline.shards import embeddings
+from pipeline.shards.clip_encoder import ClipEncoder, open_clip_square
 from pipeline.shards.curated import CuratedDataset, decode
 from pipeline.shards.embed_config import EmbedConfig
 from pipeline.shards.embedding_files import EmbeddedDataset, cosine
-from pipeline.shards.embeddings import ClipEmbedder, z_statistics
+from pipeline.shards.embeddings import ClipEmbedder
+from pipeline.shards.z_statistics import chosen_shards, z_statistics
 from tests.synthetic import VIEW_PX, make_curated, publish
 
 CLIP = {
@@ -37,10 +40,11 @@ def data(tmp_path_factory):
     return SimpleNamespace(curated=make_curated(folder, num_samples=25), weights=weights)
 
 
-def embed(data, uri, batch_size=4, order=(0, 1, 2)):
+def embed(data, uri, batch_size=4, order=(0, 1, 2), pictures="view", **execution):
     """What the stage does, in this process."""
-    execution = {"num_actors": 1, "threads_per_actor": 1}
-    config = EmbedConfig.model_validate({"batch_size": batch_size, "execution": execution})
+    execution = {"num_actors": 1, "threads_per_actor": 1, **execution}
+    values = {"batch_size": batch_size, "pictures": pictures, "execution": execution}
+    config = EmbedConfig.model_validate(values)
     sha256 = storage.sha256_of(data.weights)
     actor = ClipEmbedder(config, data.curated.uri, data.weights, sha256, str(uri))
     for shard in order:
@@ -101,6 +105,89 @@ def test_statistics_are_mean_and_deviation_of_all_rows(data, tmp_path):
 def test_statistics_of_nothing_are_refused():
     with pytest.raises(DataError, match="no sample"):
         z_statistics([])
+
+
+@pytest.mark.parametrize("decoders", [0, 3])
+def test_decoding_threads_change_nothing(data, tmp_path, decoders):
+    one = embed(data, tmp_path / "one")
+    other = embed(data, tmp_path / "other", decoders_per_actor=decoders)
+    assert one.content == other.content
+    assert one.content["precision"] == ["float32"]
+
+
+def test_shards_own_pictures_are_embedded_as_open_clip_shows_them(data, tmp_path):
+    curated = CuratedDataset(data.curated)
+    embedded = EmbeddedDataset(embed(data, tmp_path, pictures="shard"), curated)
+    clip = load_clip(data.weights).eval()
+    pictures = curated.pictures(2)
+    shard = embedded.shard(2, list(pictures))
+    for number, encoded in enumerate(pictures.values()):
+        square = open_clip_square(curated.open_picture(encoded), VIEW_PX // 2)
+        with torch.no_grad():
+            image = to_unit(torch.from_numpy(square.copy()).permute(2, 0, 1)[None])
+            expected = clip.encode_image(image)[0]
+        assert np.allclose(expected, shard.z_img[number], atol=0.02)
+
+
+def test_a_row_is_the_same_in_any_batch_position(data):
+    """The last batch is padded: its rows have the numbers of full batches, bit for bit."""
+    encoder = ClipEncoder(load_clip(data.weights), 4, torch.device("cpu"))
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (8, 8, 3), np.uint8).tobytes() for _ in range(7)]
+
+    def decode_raw(raw):
+        return np.frombuffer(raw, np.uint8).reshape(8, 8, 3).copy()
+
+    every = encoder.images(pictures, decode_raw)
+    assert every.dtype == np.float16
+    for count in range(1, 7):
+        assert np.array_equal(encoder.images(pictures[:count], decode_raw), every[:count])
+    assert encoder.images([], decode_raw).shape == (0, 8)
+
+
+def test_errors_of_ours_come_back_by_name(data, tmp_path):
+    execution = {"num_actors": 1, "threads_per_actor": 1}
+    config = EmbedConfig.model_validate({"batch_size": 4, "execution": execution})
+    actor = ClipEmbedder(config, data.curated.uri, data.weights, "x", str(tmp_path))
+    actor._encoder.side_px = 1000
+    kind, message = json.loads(actor({"shard": 0})["error"])
+    assert (kind, "no view that shrinks to 1000 px" in message) == ("ConfigError", True)
+
+
+def test_principal_components_are_those_of_all_rows(data, tmp_path):
+    embedded = EmbeddedDataset(embed(data, tmp_path), CuratedDataset(data.curated))
+    rows = np.concatenate([np.array(embedded.table(n)["z_img"].to_pylist()) for n in range(3)])
+    pca = embedded.pca()
+    assert np.allclose(pca["components"] @ pca["components"].T, np.eye(8), atol=1e-5)
+    projected = (rows - pca["mean"]) @ pca["components"].T
+    assert np.allclose(projected.var(axis=0), pca["variance"], atol=1e-5)
+    assert np.all(np.diff(pca["variance"]) <= 0)
+    assert pca["variance"].sum() == pytest.approx(rows.var(axis=0).sum(), rel=1e-4)
+
+
+def test_components_come_from_whole_shards_evenly_spread():
+    assert chosen_shards([10] * 4, 100) == [0, 1, 2, 3]
+    assert chosen_shards([10] * 10, 50) == [0, 2, 4, 6, 8]
+    assert chosen_shards([], 50) == []
+
+
+@pytest.mark.gpu
+def test_a_gpus_bfloat16_is_close_to_float32(data):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    encoders = [
+        ClipEncoder(load_clip(data.weights), 4, torch.device(device), 2)
+        for device in ("cpu", "cuda")
+    ]
+    assert [encoder.precision for encoder in encoders] == ["float32", "bfloat16"]
+    curated = CuratedDataset(data.curated)
+    pictures = list(curated.pictures(0).values())
+
+    def square(encoded):
+        return open_clip_square(curated.open_picture(encoded), VIEW_PX // 2)
+
+    first, second = (encoder.images(pictures, square) for encoder in encoders)
+    assert cosine(first, second).min() > 0.999
 
 
 def test_a_changed_file_and_a_foreign_clip_are_refused(data, tmp_path):

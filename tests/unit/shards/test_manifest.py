@@ -7,7 +7,7 @@ from pipeline.shards import manifest
 
 def test_counts_add_up_by_reason_and_zeros_vanish():
     parts = [{"b": 2, "a": 1}, {"b": 1, "c": 0}]
-    merged = manifest.merge_dropped(parts)
+    merged = manifest.merge_counts(parts)
     assert list(merged.items()) == [("a", 1), ("b", 3)]
 
 

@@ -8,7 +8,8 @@ from PIL import Image
 from pipeline.errors import DataError
 from pipeline.results import publish_result
 from pipeline.shards import manifest
-from pipeline.shards.reader import open_dataset, read_shard, read_tar
+from pipeline.shards.reader import open_dataset
+from pipeline.shards.tars import read_shard, read_tar
 from pipeline.shards.writer import TarShardWriter, texts
 
 

@@ -4,6 +4,7 @@ import tarfile
 import time
 from datetime import date
 
+import pyarrow as pa
 import pytest
 
 from pipeline.shards.writer import (
@@ -97,8 +98,6 @@ def test_carried_values_that_json_cannot_say_become_text():
 
 
 def test_tables_come_back_as_they_were_and_hash_the_same(tmp_path):
-    import pyarrow as pa
-
     table = pa.Table.from_pylist([row("a"), row("b")], schema=SAMPLE)
     uri = str(tmp_path / "00000.parquet")
     first = publish_table(uri, table)
@@ -109,6 +108,9 @@ def test_tables_come_back_as_they_were_and_hash_the_same(tmp_path):
 
 def test_stats_lie_beside_the_tar(tmp_path):
     _, entry = written("a")
-    write_stats(str(tmp_path), entry)
+    table = pa.Table.from_pylist([row("a")], schema=SAMPLE)
+    write_stats(str(tmp_path), entry, table, {"upstream": {"a": "b"}, "count": "cannot be said"})
     stats = json.loads((tmp_path / "00000_stats.json").read_text())
     assert (stats["count"], stats["successes"], stats["sha256"]) == (1, 1, entry.sha256)
+    assert (stats["schema_version"], stats["licences"]) == (1, {"CC BY 4.0": 1})
+    assert stats["upstream"] == {"a": "b"}

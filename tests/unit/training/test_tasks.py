@@ -10,6 +10,7 @@ from pipeline.models.config import (
     ClipConfig,
     ClipShape,
     DecoderConfig,
+    OwnText,
     PriorConfig,
     TextTowerConfig,
     UNetConfig,
@@ -36,6 +37,7 @@ CLIP = ClipConfig(
 SHAPE = ClipShape(embed_dim=8, text_width=8)
 UNET = UNetConfig(channels=16, multipliers=(1, 2), res_blocks=1, head_width=8, norm_groups=2)
 PLAIN = UNET.model_copy(update={"mid_attention": False})
+OWN = OwnText(type="own", vocabulary="bytes", context_length=20, width=16, layers=1, head_width=8)
 COLOURS = ("red", "green", "blue", "yellow")
 
 
@@ -52,6 +54,33 @@ def configs():
             model=DecoderConfig(clip=SHAPE, image_px=8, unet=UNET, context_width=16),
             diffusion=DiffusionConfig(prediction="eps"),
             view_px=16,
+        ),
+        "glide": DecoderTaskConfig(
+            type="decoder",
+            model=DecoderConfig(
+                clip=SHAPE,
+                image_px=8,
+                unet=UNET,
+                context_width=16,
+                text=OWN,
+                embedding="none",
+                learned_variance=True,
+            ),
+            diffusion=DiffusionConfig(prediction="eps"),
+            view_px=16,
+        ),
+        "scaled_prior": PriorTaskConfig(
+            type="prior",
+            model=PriorConfig(
+                clip=SHAPE,
+                width=32,
+                layers=1,
+                head_width=16,
+                text=OWN,
+                space="scaled",
+                padding="last",
+            ),
+            diffusion=DiffusionConfig(prediction="x_start"),
         ),
         "upsampler": UpsamplerTaskConfig(
             type="upsampler",
@@ -94,7 +123,7 @@ def batch_of(task, positions, purpose="train"):
     return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 
-@pytest.fixture(params=["clip", "prior", "decoder", "upsampler"])
+@pytest.fixture(params=["clip", "prior", "scaled_prior", "decoder", "glide", "upsampler"])
 def task(request, inputs):
     return build_task(configs()[request.param], inputs)
 
@@ -230,3 +259,30 @@ def test_a_sample_without_what_the_task_reads_is_refused(inputs):
 def test_constant_dimensions_are_not_divided_by_zero(inputs):
     _, std = statistics(TaskInputs(z_mean=(0.0, 0.0), z_std=(2.0, 0.0)))
     assert std.tolist() == pytest.approx([2.0, 2e-4])
+
+
+def test_a_decoder_of_captions_embeddings_is_given_the_drawn_captions(inputs):
+    config = configs()["decoder"]
+    model = config.model.model_copy(update={"embedding": "z_txt"})
+    task = build_task(config.model_copy(update={"model": model}), inputs)
+    vectors = (np.full(8, 1.0, np.float32), np.full(8, 2.0, np.float32))
+    for position in range(8):
+        pair = sample(position, ("a red circle", "a blue circle"))
+        given = Sample(**(vars(pair) | {"z_txt": vectors}))
+        rng, again = (generator(0, "train", position) for _ in range(2))
+        arrays = task.prepare(given, rng)
+        assert arrays["z_img"].tolist() == vectors[int(again.integers(2))].tolist()
+
+
+def test_a_text_only_decoder_never_has_an_embedding(inputs):
+    batch = batch_of(build_task(configs()["glide"], inputs), range(20))
+    assert not batch["has_z_img"].any()
+    assert batch["own_tokens"].shape == (20, 20)
+
+
+def test_losses_are_told_by_quarters_of_the_process(inputs):
+    task = build_task(configs()["prior"], inputs)
+    torch.manual_seed(0)
+    losses, metrics = task.loss(task.build(), batch_of(task, range(16)))
+    quarters = [metrics[f"loss_t{quarter}_of_4"] for quarter in range(1, 5)]
+    torch.testing.assert_close(sum(quarters) / 4, losses.detach().mean())

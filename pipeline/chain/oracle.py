@@ -1,0 +1,61 @@
+"""What a run of the small web is asked for and judged by: held-out captions, and the oracle."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pipeline.demo.config import SmallWebConfig
+from pipeline.evaluation.config import EvaluateConfig
+from pipeline.generation.config import GenerateConfig
+from pipeline.run_file import RunFile
+from pipeline.training.config import DecoderTaskConfig, UpsamplerTaskConfig
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pipeline.evaluation.judges import TestedJudge
+    from pipeline.generation.prompts import Prompt
+
+NUM_KNOWN = 512
+"""Renderings of known content by which the oracle itself is judged; damaged ones come on top."""
+
+
+def held_out(config: GenerateConfig, run: RunFile) -> "list[Prompt]":
+    """The small web's held-out prompts; none where the run has no small web."""
+    from pipeline.demo.captions import held_out_prompts
+    from pipeline.generation.prompts import Prompt
+
+    if not isinstance(run.candidates, SmallWebConfig):
+        return []
+    found = held_out_prompts(config.num_pictures, config.seed)
+    return [Prompt(text, truth._asdict()) for text, truth in found]
+
+
+def judge(config: EvaluateConfig, run: RunFile) -> "TestedJudge | None":
+    """The oracle, with the renderings that show how far it can be trusted."""
+    from pipeline.demo import known
+    from pipeline.demo.shapes import Combination
+    from pipeline.evaluation.judges import NONE_LABEL, KnownPicture, TestedJudge
+
+    if not isinstance(run.candidates, SmallWebConfig):
+        return None
+    side, seed = _final_side(run), config.seed
+    pictures = []
+    for index in range(NUM_KNOWN):
+        truth, picture = known.clean(index, side, seed)
+        pictures.append(KnownPicture(picture, truth._asdict()))
+    nothing = dict.fromkeys(Combination._fields, NONE_LABEL)
+    for index in range(NUM_KNOWN // 4):
+        pictures.append(KnownPicture(known.damaged(index, side, seed)[1], nothing))
+    return TestedJudge(_read_shape, pictures)
+
+
+def _final_side(run: RunFile) -> int:
+    task = run.training_stages()[-1][1].task
+    assert isinstance(task, DecoderTaskConfig | UpsamplerTaskConfig)
+    return task.model.high_px if isinstance(task, UpsamplerTaskConfig) else task.model.image_px
+
+
+def _read_shape(picture: "Image.Image") -> dict[str, str | None]:
+    from pipeline.demo.oracle import read
+
+    return asdict(read(picture))

@@ -1,0 +1,137 @@
+"""Every kind of prior behind one call: captions → draws of z_img.
+
+Dimension names: ``batch`` (captions), ``dim`` (joint embedding). Draws depend on a picture's own
+seed, never on its place in the batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipeline.diffusion.guidance import guided
+from pipeline.diffusion.sampling import Process, ddpm_sample, no_threshold
+from pipeline.generation.config import PriorSampling
+from pipeline.generation.text import TextConditions, prior_conditions
+from pipeline.generation.upsampling import checked_steps, noise_on
+from pipeline.models.config import ClipShape
+from pipeline.models.prior import DiffusionPrior
+from pipeline.models.prior_ar import AutoregressivePrior
+from pipeline.models.prior_linear import LinearPrior
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """Captions in, raw image embeddings out."""
+
+    @property
+    def network(self) -> nn.Module:
+        """What was trained."""
+        ...
+
+    @property
+    def clip(self) -> ClipShape:
+        """The CLIP it stands on."""
+        ...
+
+    def draw(
+        self, conditions: TextConditions, seeds: Sequence[int], settings: PriorSampling
+    ) -> Float[Tensor, " batch dim"]:
+        """One raw z_img per seed.
+
+        Args:
+            conditions: One row per seed, and a last one of the empty caption.
+            seeds: Seed of each picture's draws.
+            settings: How to sample.
+        """
+        ...
+
+
+def _bound(conditions: TextConditions, num: int, settings: PriorSampling) -> TextConditions:
+    """The captions' rows, and with guidance as many of the empty caption behind them."""
+    without = [num] * num if settings.guidance_scale != 1.0 else []
+    return conditions.take([*range(num), *without])
+
+
+@dataclass(frozen=True)
+class DiffusionSampler:
+    """The diffusion prior with its process: ancestral sampling on a stride (paper App. C)."""
+
+    network: DiffusionPrior
+    process: Process
+
+    @property
+    def clip(self) -> ClipShape:
+        """The CLIP it stands on."""
+        return self.network.config.clip
+
+    def draw(
+        self, conditions: TextConditions, seeds: Sequence[int], settings: PriorSampling
+    ) -> Float[Tensor, " batch dim"]:
+        """One raw z_img per seed."""
+        network, doubled = self.network, settings.guidance_scale != 1.0
+        text = prior_conditions(_bound(conditions, len(seeds), settings), network.text_encoder)
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            return network(x_t, t, text.z_txt, text.text_states, text.text_mask)
+
+        dim = self.clip.embed_dim
+        sampled = ddpm_sample(
+            guided(denoise, settings.guidance_scale, dim) if doubled else denoise,
+            self.process,
+            noise_on(text.z_txt.device, seeds, (dim,)),
+            checked_steps(settings.num_steps, self.process),
+            threshold=no_threshold,
+        )
+        return network.unwhiten(sampled)
+
+
+@dataclass(frozen=True)
+class AutoregressiveSampler:
+    """The autoregressive prior: code after code, the dot product from its upper half."""
+
+    network: AutoregressivePrior
+
+    @property
+    def clip(self) -> ClipShape:
+        """The CLIP it stands on."""
+        return self.network.config.clip
+
+    def draw(
+        self, conditions: TextConditions, seeds: Sequence[int], settings: PriorSampling
+    ) -> Float[Tensor, " batch dim"]:
+        """One raw z_img per seed."""
+        text = prior_conditions(_bound(conditions, len(seeds), settings), self.network.text_encoder)
+        count = 1 + self.network.codes.num_components
+        rows = [np.random.Generator(np.random.Philox(key=[s, 0])).random(count) for s in seeds]
+        uniform = torch.from_numpy(np.stack(rows).astype(np.float32)).to(text.z_txt.device)
+        return self.network.sample(
+            uniform,
+            text.z_txt,
+            text.text_states,
+            text.text_mask,
+            temperature=settings.temperature,
+            guidance_scale=settings.guidance_scale,
+        )
+
+
+@dataclass(frozen=True)
+class LinearSampler:
+    """The linear prior: every draw of a caption is the same, and guidance has no meaning."""
+
+    network: LinearPrior
+
+    @property
+    def clip(self) -> ClipShape:
+        """The CLIP it stands on."""
+        return self.network.config.clip
+
+    def draw(
+        self, conditions: TextConditions, seeds: Sequence[int], settings: PriorSampling
+    ) -> Float[Tensor, " batch dim"]:
+        """The one z_img of each caption."""
+        return self.network(conditions.z_txt[: len(seeds)])
