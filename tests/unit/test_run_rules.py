@@ -48,7 +48,7 @@ def refusal(*overrides):
         ),
         ("select.profiles.generative.bounds={unsafe: {max: 0.5}}", ["'unsafe'", "score.heads"]),
         ("select.profiles.generative.max_overlap_bits=4", ["score.evaluation_sets"]),
-        ("select.profiles.generative.min_similarity=0.2", ["two rules", "give one"]),
+        ("select.profiles.clip.min_similarity=0.2", ["two rules", "give one"]),
         ("score.columns=[similarity]", ["'similarity'", "name is taken"]),
         ("score.evaluation_sets={path: {path: a}}", ["'path' is no name", "lower-case"]),
         ("candidates=null", ["needs candidates"]),
