@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
+import uvloop
+
 from pipeline.candidates import urls
 from pipeline.images import failures
 from pipeline.images.config import CrawlConfig
@@ -47,7 +49,7 @@ def crawl(
     }
     remote = [target for target in targets if target.key not in results]
     if remote:
-        results |= asyncio.run(_crawl(remote, config, use, num_partitions))
+        results |= uvloop.run(_crawl(remote, config, use, num_partitions))
     return [results[target.key] for target in targets]
 
 

@@ -57,7 +57,7 @@ def main() -> None:
 def _prepare(config: DecodeConfig) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end ends us
-    if config.downscale == "area" or not config.resize_only_if_bigger:
+    if config.downscale in ("area", "bilinear") or not config.resize_only_if_bigger:
         import cv2  # before memory is measured
 
         cv2.setNumThreads(1)

@@ -85,12 +85,19 @@ def _scaled(image: Image.Image, size: Size, config: DecodeConfig) -> Image.Image
     if image.size == size:
         return image
     shrinks = image.width > size.width or image.height > size.height
-    if shrinks and config.downscale != "area":
+    if shrinks and config.downscale in FILTERS:
         return image.resize(size, *FILTERS[config.downscale])
     import cv2  # 0.1 s: only where it is needed
 
     kernel = cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4
+    if shrinks and config.downscale == "bilinear" and _is_at_most_halved(image, size):
+        kernel = cv2.INTER_LINEAR
     return Image.fromarray(cv2.resize(np.asarray(image), size, interpolation=kernel))
+
+
+def _is_at_most_halved(image: Image.Image, size: Size) -> bool:
+    """Whether two taps a side read every pixel."""
+    return image.width <= 2 * size.width and image.height <= 2 * size.height
 
 
 def _cropped(image: Image.Image, side: int) -> Image.Image:

@@ -6,7 +6,7 @@ manifests. Its addresses name 1,000 hosts, all led to the server. The peer fetch
 own address: it resolves no name, and each picture is a connection of its own for it anyway. Both
 find their processes started. The server, a process that answers after 20 ms, counts for neither.
 
-Ours scales with ``downscale: hamming`` and ``dct_margin: 1``, the peer with its ``area``; how far
+Ours scales with ``downscale: bilinear`` and ``dct_margin: 1``, the peer with its ``area``; how far
 the pixels are from those decoded in full is told, and so are rates with the peer's own pixels.
 
 Ours also does what the peer does not: signatures for the search for duplicates (perceptual hash,
@@ -61,7 +61,7 @@ from tests.local_curation import balanced_of, pair_of
 NUM_HOSTS = 1_000
 PROCESSES = (1, 2)
 THREADS = (8, 16, 32, 64, 128)
-FAST: dict[str, Any] = {"downscale": "hamming", "dct_margin": 1.0}
+FAST: dict[str, Any] = {"downscale": "bilinear", "dct_margin": 1.0}
 LIKE_THE_PEER: dict[str, Any] = {"downscale": "area", "dct_margin": None}
 AT_LEAST = 1.0
 NUM_MEASURED_APART = 50

@@ -123,7 +123,7 @@ def psnr(one, other):
     return 10 * np.log10(255**2 / max(error, 1e-9))
 
 
-@pytest.mark.parametrize("downscale", ["area", "hamming", "lanczos"])
+@pytest.mark.parametrize("downscale", ["area", "bilinear", "hamming", "lanczos"])
 @pytest.mark.parametrize("size", [(1600, 1200), (1201, 1803), (777, 1500)])
 def test_a_decoder_that_skips_pixels_stays_within_the_quality_bound(downscale, size):
     body = saved(photograph(*size), "JPEG", quality=92)
@@ -136,6 +136,20 @@ def test_a_decoder_that_skips_pixels_stays_within_the_quality_bound(downscale, s
     assert (found.original_width, found.original_height) == size
     assert psnr(found.image, expected.image) >= 38
     assert found.encoded != expected.encoded  # something was skipped
+
+
+@pytest.mark.parametrize("size", [(1600, 1200), (601, 903)])
+def test_two_taps_behind_a_skipping_decoder_are_as_near_to_plain_means_as_hamming(size):
+    body = saved(photograph(*size), "JPEG", quality=92)
+    means = decode(body, config("keep_ratio", True))
+    assert isinstance(means, Picture)
+    distances = []
+    for downscale in ("bilinear", "hamming"):
+        skipping = config("keep_ratio", True, dct_margin=1.0)
+        found = decode(body, skipping.model_copy(update={"downscale": downscale}))
+        assert isinstance(found, Picture)
+        distances.append(psnr(found.image, means.image))
+    assert distances[0] >= max(distances[1] - 0.5, 33)
 
 
 def test_a_skipping_decoder_turns_pictures_upright_and_keeps_their_sizes():
@@ -158,7 +172,7 @@ def test_a_picture_that_is_not_scaled_is_decoded_in_full():
     assert found.encoded == body
 
 
-@pytest.mark.parametrize("downscale", ["area", "hamming", "lanczos"])
+@pytest.mark.parametrize("downscale", ["area", "bilinear", "hamming", "lanczos"])
 def test_every_kernel_averages_what_does_not_fit(downscale):
     """Stripes of one pixel become grey; a kernel that does not widen would leave bands."""
     stripes = np.zeros((250, 333, 3), np.uint8)
