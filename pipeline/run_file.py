@@ -26,7 +26,7 @@ from pipeline.selection.config import ScoreConfig
 from pipeline.shards.adopt_config import AdoptConfig
 from pipeline.shards.embed_config import EmbedConfig
 from pipeline.shards.select_config import SelectConfig
-from pipeline.tracking import TrackingConfig
+from pipeline.tracking_store import TrackingConfig
 from pipeline.training.config import LinearPriorTraining, TrainConfig, UpsamplerTaskConfig
 
 

@@ -5,7 +5,8 @@ from typing import Any
 from pipeline import storage
 from pipeline.chain.stages import OPT_OUTS
 from pipeline.run_file import RunFile
-from pipeline.tracking import keep_files
+from pipeline.tracking import known_run
+from pipeline.tracking_store import keep_files
 
 
 def write_run_card(run: RunFile, folder: str | None, *, is_tracked: bool) -> dict[str, Any]:
@@ -28,9 +29,10 @@ def write_run_card(run: RunFile, folder: str | None, *, is_tracked: bool) -> dic
     found = read_run(run.output_dir, _source(run), _ledger(run))
     places = write_card(found, run.output_dir if folder is None else folder)
     line: dict[str, Any] = {"card": places, "num_samples": found.scored.num_samples}
-    # The last stage of the data set names its run; what was made by hand has none.
-    ids = [each.get("mlflow_run_id") for each in found.circumstances.values()]
-    kept_in = ids[-1] if is_tracked else None
+    # The last stage of the data set has the run that keeps it; what was made by hand has none.
+    last = list(found.results.values())[-1]
+    kept_in = known_run(run.output_dir, last.stage, last.manifest["identity"])
+    kept_in = kept_in if is_tracked else None
     if kept_in is not None:
         keep_files(run.execution.tracking, run.output_dir, kept_in, places)
     return {**line, "mlflow_run_id": kept_in}

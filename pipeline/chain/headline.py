@@ -9,7 +9,7 @@ from pipeline.chain.report import REPORT
 from pipeline.chain.run import Summary
 from pipeline.errors import QualityError
 from pipeline.run_file import RunFile
-from pipeline.tracking import store_uri
+from pipeline.tracking_store import store_uri
 
 
 def headline(run: RunFile, summary: Summary) -> dict[str, Any]:

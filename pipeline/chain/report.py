@@ -10,7 +10,7 @@ from pipeline import storage
 from pipeline.curation.pilot import Pilot
 from pipeline.results import Result
 from pipeline.run_file import RunFile
-from pipeline.tracking import store_uri
+from pipeline.tracking_store import store_uri
 
 REPORT = "report.html"
 

@@ -20,13 +20,13 @@ from pipeline.chain.report import REPORT, commit, write_report
 from pipeline.chain.stages import Work, preflight, stages
 from pipeline.config import semantic
 from pipeline.curation.pilot import Pilot
-from pipeline.errors import ConfigError
+from pipeline.errors import BusyError, ConfigError
 from pipeline.identity import fingerprint
 from pipeline.memory import PeakMemory
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.run_file import RunFile
-from pipeline.tracking import StageRun, Tracking, import_early
+from pipeline.tracking import StageRun, Tracking, waits
 
 
 @dataclass
@@ -111,8 +111,19 @@ def run_chain(run: RunFile, progress: Progress, only: Sequence[str] | None = Non
             progress.say(f"report: {write_report(run, summary.results, summary.pilot)}")
         peak.mark()
         summary.peak_pss_bytes = peak.peak_bytes
+    if not summary.ran and waits(run.output_dir):
+        _send_what_waits(run, progress)
     summary.wall_s = time.time() - started
     return summary
+
+
+def _send_what_waits(run: RunFile, progress: Progress) -> None:
+    """Send what an earlier call could not; a call that runs here now does so itself."""
+    try:
+        with lease.hold(run.output_dir):
+            Tracking(run.execution.tracking, run.output_dir, run.name, progress.say).close()
+    except BusyError as error:
+        progress.say(f"tracking: left to the call that runs here now ({error})")
 
 
 class Session:
@@ -158,7 +169,7 @@ class Session:
         with self._stage_run(step, inputs) as stage_run:
             work = Work(step.uri, inputs, self._run, self._progress, stage_run)
             output = step.stage.run(step.stage.config, work)
-            result = self._publish(step, inputs, output, stage_run, started, peak.mark())
+            result = self._publish(step, inputs, output, started, peak.mark())
             stage_run.finish("FINISHED", numbers(output.content), _artifacts(result))
         summary.work += [interval for interval in output.work if interval[0] >= started]
         summary.ran.append(step.stage.name)
@@ -180,13 +191,13 @@ class Session:
         from pipeline.runtime import ray_session
 
         self.preflight()
-        import_early()
         self._stack.enter_context(lease.hold(self._run.output_dir))
         self.write_index()
         self._stack.enter_context(ray_session(self._run.execution.ray))
         config = self._run.execution.tracking
         _refuse_sqlite_on_several_nodes(config.uri)
-        tracking = Tracking(config, self._run.output_dir, self._run.name)
+        tracking = Tracking(config, self._run.output_dir, self._run.name, self._progress.say)
+        tracking.start()
         self._stack.push(self._close_tracking)
         return tracking
 
@@ -210,11 +221,9 @@ class Session:
         assert self._tracking is not None
         assert step.identity is not None
         tags = {f"input.{name}": result.manifest_hash for name, result in inputs.items()}
-        for name, result in inputs.items():
-            run_id = circumstance(result).get("mlflow_run_id")
-            if run_id:
-                tags[f"upstream.{name}"] = run_id
-        run = self._tracking.stage(step.stage.name, step.identity, {**tags, "commit": commit()})
+        upstream = {name: result.manifest["identity"] for name, result in inputs.items()}
+        tags["commit"] = commit()
+        run = self._tracking.stage(step.stage.name, step.identity, tags, upstream)
         run.log_config(semantic(step.stage.config))
         try:
             yield run
@@ -227,7 +236,6 @@ class Session:
         step: Step,
         inputs: dict[str, Result],
         output: StageOutput,
-        stage_run: StageRun,
         started: float,
         peak_pss_bytes: int,
     ) -> Result:
@@ -247,7 +255,6 @@ class Session:
                 "ended_s": time.time(),
                 "work_s": union_s(output.work),
                 "peak_pss_bytes": peak_pss_bytes,
-                "mlflow_run_id": stage_run.run_id,
                 "commit": commit(),
             },
         )
@@ -267,12 +274,6 @@ class Session:
             "upsamplers": upsamplers,
         }
         storage.write_json(storage.join(self._run.output_dir, results.INDEX), index)
-
-
-def circumstance(result: Result) -> dict[str, Any]:
-    """Times, memory and run id of a finished stage."""
-    uri = storage.join(result.uri, results.CIRCUMSTANCE)
-    return storage.read_json(uri) if storage.exists(uri) else {}
 
 
 def numbers(content: dict[str, Any], prefix: str = "") -> dict[str, float]:

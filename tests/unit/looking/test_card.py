@@ -251,11 +251,15 @@ def test_the_card_is_kept_with_the_data_sets_run(looked, tmp_path):
     assert line["mlflow_run_id"] is None  # nobody tracked this run
     assert line["num_samples"] == len(looked.rows)
     config = demo.execution.tracking
-    from pipeline.tracking import Tracking, keep_files, store_uri
+    from pipeline.tracking import Tracking
+    from pipeline.tracking_store import keep_files, store_uri
 
-    tracking = Tracking(config, str(tmp_path), "looked")
-    stage = tracking.stage("select", "0" * 64, {})
+    tracking = Tracking(config, str(tmp_path), "looked", print)
+    tracking.start()
+    stage = tracking.stage("select", "0" * 64, {}, {})
     stage.finish("FINISHED", {}, [])
+    tracking.close()
+    assert stage.run_id is not None
     keep_files(config, str(tmp_path), stage.run_id, line["card"])
     client = MlflowClient(store_uri(config, str(tmp_path)))
     kept = [artifact.path for artifact in client.list_artifacts(stage.run_id)]
