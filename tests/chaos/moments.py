@@ -24,6 +24,9 @@ VICTIMS = ("driver", "worker", "node")
 CIRCUMSTANCE = frozenset({"circumstance.json", "finished.json"})
 """Facts of a run, not of its result; the crawl log and ``work/`` are such facts too."""
 POLL_S = 0.02
+PACES = (1.0, 0.6, 0.3)
+"""A machine may be faster than when the undisturbed run was timed: a kill that came too late comes
+once more at a higher pace."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,19 @@ def undisturbed_curation(folder: Path) -> Undisturbed:
 
 def strike_at(moment: Moment, folder: Path, expected: Undisturbed) -> Outcome:
     """Run, kill at the moment, then run without until the run ends well."""
+    for number, pace in enumerate(PACES):
+        outcome = _strike(moment, pace, folder / str(number), expected)
+        if outcome.struck:
+            break
+    return outcome
+
+
+def _strike(moment: Moment, pace: float, folder: Path, expected: Undisturbed) -> Outcome:
     started = time.monotonic()
     run_file = _run_file(folder)
     process = start(run_file)
     _wait_for(process, folder, "work/*")
-    time.sleep(moment.share * expected.seconds)
+    time.sleep(moment.share * pace * expected.seconds)
     struck = _kill(process.pid, moment)
     _, err = process.communicate(timeout=DEADLINE_S)
     code, calls = process.returncode, 1
