@@ -10,10 +10,9 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -24,7 +23,7 @@ from ray.train.torch import TorchTrainer
 from pipeline import errors, storage
 from pipeline.config import semantic
 from pipeline.errors import ConfigError, DataError, PipelineError
-from pipeline.progress import Bar, Progress
+from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.runtime import require_cpus
 from pipeline.shards.curated import CuratedDataset
@@ -36,23 +35,18 @@ from pipeline.training import reading, reading_record
 from pipeline.training.batches import MixedPlace
 from pipeline.training.codes import CODES, publish_codes
 from pipeline.training.config import AutoregressivePriorTaskConfig, MixtureSource, TrainConfig
+from pipeline.training.following import OnGrid, OnMetrics, followed
 from pipeline.training.inputs import TaskInputs
 from pipeline.training.loop import SUMMARY, WEIGHTS, train_loop
 from pipeline.training.settings import LoopSettings
-from pipeline.training.spool import STEP, SpoolTail, work_intervals
+from pipeline.training.spool import work_intervals
 from pipeline.training.tasks import build_task
 
 MAX_FAILURES = 3
 """Failed worker groups that are started again within one call."""
-WATCH_EVERY_S = 0.5
 RAY_FOLDER = "ray"
 STOPPED = "stopped.json"
 """What a worker found wrong, where it was one of our errors."""
-
-OnMetrics = Callable[[Sequence[Mapping[str, Any]]], Any]
-"""Takes spool records in order; records that were given before may come again after a restart."""
-OnGrid = Callable[[Path, int], Any]
-"""Takes a picture grid and its ``samples_seen``."""
 
 
 def train(
@@ -201,14 +195,10 @@ def fit(
     """
     execution = settings.config.execution
     require_cpus(execution.num_workers * execution.threads, f"training of {name}")
-    total = settings.num_steps * settings.config.global_batch_size
-    with progress.stage(name, total=total, unit="samples") as bar:
-        watcher = _Watcher(settings.uri, progress, bar, on_metrics, on_grid)
+    with followed(settings, name, progress, on_metrics, on_grid):
         # A call that died after its last write finds everything done.
         if not storage.exists(storage.join(settings.uri, SUMMARY)):
-            with watcher.running():
-                _run_workers(settings)
-        watcher.look()
+            _run_workers(settings)
 
 
 def _run_workers(settings: LoopSettings) -> None:
@@ -314,55 +304,3 @@ def _content(uri: str) -> dict[str, Any]:
         },
         **summary,
     }
-
-
-class _Watcher:
-    """Follows a stage's folder from the driver: bar, metrics, pictures."""
-
-    def __init__(
-        self, uri: str, progress: Progress, bar: Bar, on_metrics: OnMetrics, on_grid: OnGrid
-    ) -> None:
-        self._tail, self._grids, self._seen = SpoolTail(uri), storage.join(uri, "grids"), set()
-        self._progress, self._bar = progress, bar
-        self._on_metrics, self._on_grid = on_metrics, on_grid
-        self._complained = False
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Look now and then while the block runs."""
-        ended = threading.Event()
-
-        def watch() -> None:
-            while not ended.wait(WATCH_EVERY_S):
-                self.look()
-
-        thread = threading.Thread(target=watch, name="watch-training", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
-    def look(self) -> None:
-        """Pass on what is new; a tracker that fails never stops a training."""
-        records = self._tail.new_records()
-        if records:
-            notes = {name: value for r in records for name, value in r.items() if name == "loss"}
-            self._bar.to(int(records[-1][STEP]), **notes)
-        try:
-            if records:
-                self._on_metrics(records)
-            self._pass_grids_on()
-        except Exception as error:
-            if not self._complained:
-                self._progress.say(f"tracking failed, training goes on: {error}")
-            self._complained = True
-
-    def _pass_grids_on(self) -> None:
-        for name in storage.list_names(self._grids):
-            if name in self._seen:
-                continue
-            self._seen.add(name)
-            path = storage.local_path(storage.join(self._grids, name))
-            self._on_grid(path, int(name.removesuffix(".png")))

@@ -44,12 +44,12 @@ def main() -> int:
 
 
 def _compare(run_uri: str, stage: str, threads: int) -> dict:
-    settings = _settings(run_uri, stage, threads)
+    settings = settings_of(run_uri, stage, threads, STEPS)
     batches = _batches(settings)
     ours, peer = [], []
 
     def run_ours() -> float:
-        ours.append(_our_rate(settings))
+        ours.append(our_rate(settings))
         return ours[-1]
 
     def run_peer() -> float:
@@ -75,7 +75,8 @@ def _compare(run_uri: str, stage: str, threads: int) -> dict:
     return found | {"overhead_ms_per_step": overhead}
 
 
-def _settings(run_uri: str, stage: str, threads: int) -> LoopSettings:
+def settings_of(run_uri: str, stage: str, threads: int, steps: int) -> LoopSettings:
+    """The settings of a finished run's stage for so many steps in this process."""
     run = RunFile.model_validate(read_index(run_uri)["config"])
     places = stage_places(run_uri)
     inputs = {name: read_result(places[name]) for name in ("curate", "clip", "embed", "select")}
@@ -83,17 +84,24 @@ def _settings(run_uri: str, stage: str, threads: int) -> LoopSettings:
     execution = config.execution.model_copy(
         update={"num_workers": 0, "threads": threads, "checkpoint_every_s": 1e9}
     )
-    samples = STEPS * config.global_batch_size
+    samples = steps * config.global_batch_size
     config = config.model_copy(update={"execution": execution, "samples": samples})
     settings = settings_for(config, inputs, run_uri, run.select.split)
     return replace(settings, num_moments=0)
 
 
-def _our_rate(settings: LoopSettings) -> float:
+def our_rate(settings: LoopSettings) -> float:
+    """Samples per second of the training loop."""
     with tempfile.TemporaryDirectory(prefix="loop-") as folder:
-        train_loop(replace(settings, uri=folder))
-        records = [r for r in spool.read(folder) if "samples_per_s" in r]
-    counted = [r for r in records if r[spool.STEP] > SKIPPED * settings.config.global_batch_size]
+        own = replace(settings, uri=folder)
+        train_loop(own)
+        return steady_rate(own)
+
+
+def steady_rate(settings: LoopSettings) -> float:
+    """Samples per second of a finished loop, its first quarter left out."""
+    records = [r for r in spool.read(settings.uri) if "samples_per_s" in r]
+    counted = [r for r in records if r[spool.STEP] > settings.config.samples // 4]
     # Harmonic mean: windows hold equal numbers of steps.
     return len(counted) / sum(1 / r["samples_per_s"] for r in counted)
 
