@@ -2,7 +2,7 @@
 
 The peer holds its batches in memory and does what no training can leave out: forward, loss,
 backward, clipping, AdamW. Ours also loads, draws, averages weights, watches for non-finite steps
-and spools metrics. Needs a finished run: ``python -m tests.benchmarks.loop --run runs/demo``.
+and spools metrics. Needs a finished demo: ``python -m tests.benchmarks.loop --run runs/demo``.
 """
 
 import argparse
@@ -15,7 +15,8 @@ from itertools import islice
 import numpy as np
 import torch
 
-from pipeline.results import read_index, read_result, stage_places
+from pipeline.config import load_run
+from pipeline.results import read_result, stage_places
 from pipeline.run_file import RunFile
 from pipeline.shards.loader import Loader
 from pipeline.shards.sampler import Order
@@ -27,6 +28,7 @@ from pipeline.training.loop import train_loop
 from pipeline.training.settings import LoopSettings
 from tests.benchmarks.paired import compare, finish
 
+RUN_FILE = "jobs/configs/demo/run.yaml"
 STEPS = 60
 """Steps of one side of a pair; the first quarter is not counted."""
 SKIPPED = STEPS // 4
@@ -77,7 +79,7 @@ def _compare(run_uri: str, stage: str, threads: int) -> dict:
 
 def settings_of(run_uri: str, stage: str, threads: int, steps: int) -> LoopSettings:
     """The settings of a finished run's stage for so many steps in this process."""
-    run = RunFile.model_validate(read_index(run_uri)["config"])
+    run = load_run(RunFile, RUN_FILE, [f"output_dir={run_uri}"])
     places = stage_places(run_uri)
     inputs = {name: read_result(places[name]) for name in ("curate", "clip", "embed", "select")}
     config = getattr(run, stage)

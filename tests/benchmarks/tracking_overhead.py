@@ -2,7 +2,7 @@
 
 A real server takes the metrics while the loop runs in this process, whose interpreter it shares
 with the thread that follows it: the worst place for a loop to be. Then the same with the server
-stopped. Needs a finished run: ``python -m tests.benchmarks.tracking_overhead --run runs/demo``.
+stopped. Needs a finished demo: ``python -m tests.benchmarks.tracking_overhead --run runs/demo``.
 """
 
 import argparse
