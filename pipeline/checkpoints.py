@@ -331,7 +331,21 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     Raises:
         CheckpointError: Names the missing, unknown and differently shaped keys.
     """
-    own = model.state_dict()
+    check_state(model.state_dict(), state, source)
+    model.load_state_dict(dict(state))
+
+
+def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    """Compare names and shapes of what was read with those that are wanted.
+
+    Args:
+        own: The wanted ones; their numbers do not matter.
+        state: What was read.
+        source: Where it comes from, for the message.
+
+    Raises:
+        CheckpointError: Names the missing, unknown and differently shaped keys.
+    """
     findings = {
         "missing": sorted(set(own) - set(state)),
         "unknown": sorted(set(state) - set(own)),
@@ -344,7 +358,6 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     told = [f"{what}: {_some(names)}" for what, names in findings.items() if names]
     if told:
         raise CheckpointError(f"{source} does not fit the model: " + "; ".join(told))
-    model.load_state_dict(dict(state))
 
 
 def _some(names: list[str], limit: int = 8) -> str:
