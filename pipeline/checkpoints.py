@@ -264,11 +264,21 @@ def export_weights(
         config: The whole JSON configuration that built the model.
         stage: Kind of model, such as ``prior``.
     """
+    metadata = {"config": json.dumps(config, sort_keys=True), "stage": stage}
+    write_safetensors(uri, state, metadata)
+
+
+def write_safetensors(uri: str, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Publish tensors; equal tensors and metadata give equal bytes.
+
+    Args:
+        uri: Destination file.
+        state: Tensors by name.
+        metadata: Texts of the file's header.
+    """
     tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
     # The header is written here and not by the library: its metadata order changes from run to run.
-    header: dict[str, Any] = {
-        "__metadata__": {"config": json.dumps(config, sort_keys=True), "stage": stage}
-    }
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, tensor in tensors.items():
         end = offset + tensor.nbytes

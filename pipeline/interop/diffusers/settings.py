@@ -7,6 +7,7 @@ of the configuration it found and compare: whatever our models cannot express sh
 from typing import Any, Literal
 
 from pipeline.diffusion.config import DiffusionConfig
+from pipeline.models.clip import MEAN, STD
 from pipeline.models.config import (
     VOCABULARY_SIZE,
     ClipConfig,
@@ -189,4 +190,22 @@ def image_encoder_json(config: ClipConfig) -> Json:
         "image_size": config.vision.image_px,
         "patch_size": config.vision.patch_px,
         "num_channels": 3,
+    }
+
+
+def pictures_json(config: ClipConfig) -> Json:
+    """``CLIPImageProcessor``: the shorter side scaled, the centre cut out, CLIP's statistics."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": config.vision.image_px},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": config.vision.image_px, "width": config.vision.image_px},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
     }
