@@ -305,18 +305,39 @@ def load_weights(uri: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: Not a safetensors file of ours.
     """
+    with _opened(uri) as file:
+        config = _config_of(file, uri)
+        state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    return state, config
+
+
+def read_config(uri: str) -> dict[str, Any]:
+    """The configuration of published weights, without the weights.
+
+    Raises:
+        CheckpointError: Not a safetensors file of ours.
+    """
+    with _opened(uri) as file:
+        return _config_of(file, uri)
+
+
+@contextmanager
+def _opened(uri: str) -> Iterator[Any]:
     with _local_copy(uri) as path:
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+                yield file
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{uri}: no readable safetensors file: {error}") from error
+
+
+def _config_of(file: Any, uri: str) -> dict[str, Any]:  # noqa: ANN401 - safetensors' own class
+    metadata = file.metadata() or {}
     if "config" not in metadata:
         raise CheckpointError(
             f"{uri}: no configuration in its metadata; import it as foreign weights"
         )
-    return state, json.loads(metadata["config"])
+    return json.loads(metadata["config"])
 
 
 @contextmanager

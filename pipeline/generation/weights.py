@@ -122,10 +122,10 @@ def read_stack(stages: RunStages) -> StackFiles:
     Raises:
         CheckpointError: Weights are missing, damaged, of another kind, or do not fit together.
     """
-    clip = _read(stages.clip, "clip")
-    prior = _read(stages.prior, *PRIORS) if stages.prior else None
-    decoder = _read(stages.decoder, "decoder")
-    upsamplers = tuple(_read(uri, "upsampler") for uri in stages.upsamplers)
+    clip = read_published(stages.clip, "clip")
+    prior = read_published(stages.prior, *PRIORS) if stages.prior else None
+    decoder = read_published(stages.decoder, "decoder")
+    upsamplers = tuple(read_published(uri, "upsampler") for uri in stages.upsamplers)
     real = clip_shape(clip.model(ClipConfig))
     for found in (prior, decoder):
         if found is not None:
@@ -178,7 +178,7 @@ def load_upsampler(stage_uri: str, device: torch.device) -> TrainedUpsampler:
     Raises:
         CheckpointError: Its weights are missing, damaged or of another kind.
     """
-    found = _read(stage_uri, "upsampler")
+    found = read_published(stage_uri, "upsampler")
     model = Upsampler(found.model(UpsamplerConfig))
     task = found.config["task"]
     try:
@@ -209,7 +209,12 @@ def _num_components(found: Published) -> int:
         raise CheckpointError(f"{found.uri}: it does not say how many codes it has") from error
 
 
-def _read(stage_uri: str, *kinds: str) -> Published:
+def read_published(stage_uri: str, *kinds: str) -> Published:
+    """The weights that a finished stage left behind.
+
+    Raises:
+        CheckpointError: There are none, they are damaged, or of another kind than these.
+    """
     result = read_result(stage_uri)
     if result is None or "weights" not in result.content:
         raise CheckpointError(f"{stage_uri} holds no finished training: run its stage to the end")

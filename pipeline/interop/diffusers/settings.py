@@ -69,7 +69,7 @@ def _unet_json(config: UNetConfig) -> Json:
 
 
 def decoder_json(config: DecoderConfig) -> Json:
-    """``UNet2DConditionModel``; always with the channels of a variance, which its pipelines want."""
+    """``UNet2DConditionModel``; always with the channels of a variance, as its pipelines want."""
     levels = range(len(config.unet.multipliers))
     attends = [level in config.unet.attention_levels for level in levels]
     names = {True: "SimpleCrossAttn{}Block2D", False: "Resnet{}Block2D"}
@@ -108,6 +108,8 @@ def upsampler_json(config: UpsamplerConfig) -> Json:
     attends = [level in config.unet.attention_levels for level in levels]
     down = {True: "AttnDownBlock2D", False: "ResnetDownsampleBlock2D"}
     up = {True: "AttnUpBlock2D", False: "ResnetUpsampleBlock2D"}
+    resampling = {"downsample_type": "resnet", "upsample_type": "resnet"}
+    middle = {"attn_norm_num_groups": config.unet.norm_groups}
     return {
         "_class_name": "UNet2DModel",
         "sample_size": config.high_px,
@@ -116,10 +118,9 @@ def upsampler_json(config: UpsamplerConfig) -> Json:
         **_unet_json(config.unet),
         "down_block_types": [down[each] for each in attends],
         "up_block_types": [up[each] for each in reversed(attends)],
-        "downsample_type": "resnet",
-        "upsample_type": "resnet",
+        **(resampling if any(attends) else {}),
         "add_attention": config.unet.mid_attention,
-        "attn_norm_num_groups": config.unet.norm_groups if config.unet.mid_attention else None,
+        **(middle if config.unet.mid_attention else {}),
         "class_embed_type": None,
     }
 
@@ -138,7 +139,7 @@ def scheduler_json(diffusion: DiffusionConfig, variance: Variance, *, clips: boo
 
 
 def ddim_json(diffusion: DiffusionConfig) -> Json:
-    """``DDIMScheduler``; steps end at 0 evenly, its other spacings move by steps of another size."""
+    """``DDIMScheduler``; only this spacing of its steps agrees with the moves that it makes."""
     scale = 1000 / diffusion.num_steps
     return {
         "_class_name": "DDIMScheduler",

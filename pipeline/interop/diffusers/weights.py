@@ -35,9 +35,7 @@ def export_decoder(state: Mapping[str, Tensor], config: DecoderConfig) -> State:
     return to_theirs(whole, names.decoder_table(config))
 
 
-def export_upsampler(
-    state: Mapping[str, Tensor], config: UpsamplerConfig, component: str
-) -> State:
+def export_upsampler(state: Mapping[str, Tensor], config: UpsamplerConfig, component: str) -> State:
     """A ``UNet2DModel`` in the folder ``component``."""
     return to_theirs(state, names.unet_table(config.unet, component))
 

@@ -6,7 +6,6 @@ of it with any version of diffusers; ``export.json`` says what it was made from.
 """
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from pipeline.generation.weights import Published, StackFiles
 from pipeline.interop.diffusers import names, settings, weights
 from pipeline.interop.diffusers.limits import Exportable, differences
 from pipeline.interop.diffusers.tokens import tokenizer_files
+from pipeline.interop.new_folder import check_new, new_folder
 from pipeline.interop.pairs import State, meta_state
 from pipeline.models.presets import build_clip, build_decoder, build_prior, build_upsampler
 
@@ -48,32 +48,32 @@ def export(files: StackFiles, sampling: Sampling, output: str, version: str) -> 
         ConfigError: The folder exists, or the stack cannot be expressed; nothing was written.
         CheckpointError: Weights do not fit their own configuration.
     """
-    stack, target = check(files, output, version), Path(output)
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    stack = check(files, output, version)
     record = {
         "models": files.fingerprints,
-        "upsamplers": {each.name: {"resize": each.model.resize} for each in stack.upsamplers},
+        "upsamplers": {
+            each.name: {
+                "resize": each.model.resize,
+                "degradation": found.config["task"]["degradation"],
+            }
+            for each, found in zip(stack.upsamplers, files.upsamplers, strict=True)
+        },
         "differences": differences(stack, sampling),
         "diffusers": version,
     }
-    try:
+    with new_folder(output) as folder:
         for component, state in _states(files, stack):
             name = TRANSFORMERS_FILE if component.endswith("_encoder") else DIFFUSERS_FILE
-            write_safetensors(str(partial / component / name), state, {"format": "pt"})
+            write_safetensors(str(folder / component / name), state, {"format": "pt"})
         for name, content in _small_files(stack, record).items():
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            (partial / name).write_bytes(content)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
     return record
 
 
 def check(files: StackFiles, output: str, version: str) -> Exportable:
     """Everything that could refuse the export, before anything is written."""
-    if Path(output).exists():
-        raise ConfigError(f"{output} exists; name a new folder")
+    check_new(output)
     _numbers(version)
     return Exportable.of(files)
 
@@ -102,7 +102,10 @@ def _components(state: State) -> Iterator[tuple[str, State]]:
     """Weights by the folder that their names begin with."""
     for component in sorted({name.split(".")[0] for name in state}):
         prefix = f"{component}."
-        yield component, {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+        yield (
+            component,
+            {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)},
+        )
 
 
 def _small_files(stack: Exportable, record: Mapping[str, Any]) -> dict[str, bytes]:
