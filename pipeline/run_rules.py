@@ -257,8 +257,8 @@ def sampling_fits_the_models(run: "RunFile") -> None:
     named = run.upsampler_names()
     if len(run.generate.upsamplers) > len(named):
         raise ValueError(
-            f"generate.upsamplers has {len(run.generate.upsamplers)} entries, the run trains or "
-            f"imports {len(named)}; give at most one entry per upsampler"
+            f"generate.upsamplers has {len(run.generate.upsamplers)} entries, the run has "
+            f"{len(named)} upsamplers; give at most one entry for each"
         )
     sampled = {"prior": run.generate.prior, "decoder": run.generate.decoder}
     sampled |= dict(zip(named, run.generate.upsamplers, strict=False))
@@ -289,8 +289,8 @@ def ablations_have_their_mean(run: "RunFile") -> None:
     generate = run.generate
     if generate is not None and generate.ablations.num_pictures and run.embed is None:
         raise ValueError(
-            f"generate.ablations.num_pictures={generate.ablations.num_pictures}: some show the mean "
-            "embedding of the data, and this run has no section embed; use 0"
+            f"generate.ablations.num_pictures={generate.ablations.num_pictures}: some show the "
+            "mean embedding of the data, and this run has no section embed; use 0"
         )
 
 

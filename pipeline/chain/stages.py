@@ -302,8 +302,11 @@ def _import(config: ImportedModel, work: Work) -> StageOutput:
     from pipeline.interop.imported import import_stage
 
     assert work.run.imported is not None
-    check = partial(check_widths, work.run)
-    return import_stage(work.run.imported, config.model, work.inputs.get("clip"), work.uri, check)
+    check, clip = partial(check_widths, work.run), work.inputs.get("clip")
+    output = import_stage(work.run.imported, config.model, clip, work.uri, check)
+    for name in output.content["left_out"]:
+        work.progress.say(f"{config.model}: {name} is left out, our models have no place for it")
+    return output
 
 
 def _embed(config: EmbedConfig, work: Work) -> StageOutput:

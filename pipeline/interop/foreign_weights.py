@@ -20,6 +20,8 @@ class Imported:
     task: dict[str, Any]
     """``type``, ``model``, ``diffusion`` and what else is known of its training."""
     state: dict[str, Tensor]
+    left_out: tuple[str, ...] = ()
+    """Networks beside it that have no place among our models."""
 
 
 def read_tensors(path: Path) -> object:

@@ -56,7 +56,8 @@ def import_stage(
         "sha256": storage.sha256_of(weights_uri),
         "num_bytes": storage.size_of(weights_uri),
     }
-    return StageOutput({"weights": entry, "format": config.format}, [(started, time.time())])
+    content = {"weights": entry, "format": config.format, "left_out": list(found.left_out)}
+    return StageOutput(content, [(started, time.time())])
 
 
 def _check_shape(found: Imported, clip: Result, source: str) -> None:

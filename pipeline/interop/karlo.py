@@ -6,6 +6,7 @@ for the last of seven steps, has no place among our models and is left out.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from pipeline.models.scales import KARLO_DECODER, KARLO_PRIOR, KARLO_UPSAMPLER_6
 
 FIRST_STEPS, LAST_STEP = "model_first_steps", "model_last_step"
 WHITENING = ("z_mean", "z_std")
-STATISTICS = ("clip_mean", "clip_std")
+STATISTICS = "clip_mean", "clip_std"
 _RES_BLOCK = {
     "norm_1": "in_layers.0",
     "conv_1": "in_layers.2",
@@ -79,7 +80,9 @@ def decoder(path: Path, config: DecoderConfig) -> Imported:
 
 def upsampler(path: Path, config: UpsamplerConfig) -> Imported:
     """The upsampler's network of all steps but the fine-tuned last one."""
-    theirs = {n: t for n, t in read_state(path).items() if not n.startswith(f"{LAST_STEP}.")}
+    found = read_state(path)
+    theirs = {name: t for name, t in found.items() if not name.startswith(f"{LAST_STEP}.")}
+    left_out = (LAST_STEP,) if len(theirs) < len(found) else ()
     own = meta_state(lambda: build_upsampler(config))
     state = to_ours(theirs, own, unet_table(config.unet, FIRST_STEPS), str(path))
     degradation = BlurConfig().model_dump(mode="json")
@@ -88,10 +91,10 @@ def upsampler(path: Path, config: UpsamplerConfig) -> Imported:
         "view_px": config.high_px,
         "degradation": degradation,
     }
-    return Imported(task, state)
+    return Imported(task, state, left_out)
 
 
-def _task(kind: str, config: StrictModel, prediction: str) -> dict:
+def _task(kind: str, config: StrictModel, prediction: str) -> dict[str, Any]:
     diffusion = DiffusionConfig.model_validate({"prediction": prediction})
     return {
         "type": kind,
@@ -103,11 +106,10 @@ def _task(kind: str, config: StrictModel, prediction: str) -> dict:
 def _read_statistics(path: Path) -> dict[str, Tensor]:
     """Mean and deviation: a pair of tensors, or both by name in a safetensors file."""
     found = read_tensors(path)
-    if isinstance(found, list | tuple) and len(found) == len(STATISTICS):
-        found = dict(zip(STATISTICS, found, strict=True))
-    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise CheckpointError(f"{path} holds no pair of tensors, mean and deviation")
-    return found
+    match [found.get(name) for name in STATISTICS] if isinstance(found, dict) else found:
+        case [Tensor() as mean, Tensor() as std]:
+            return {"clip_mean": mean, "clip_std": std}
+    raise CheckpointError(f"{path} holds no pair of tensors, mean and deviation")
 
 
 def prior_table(config: PriorConfig) -> Table:

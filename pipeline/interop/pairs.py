@@ -101,7 +101,7 @@ def to_ours(
     found: State = {}
     for ours in own:
         names, change = _entry(ours, table)
-        whole = torch.cat([theirs[name] for name in names]) if len(names) > 1 else theirs[names[0]]
+        whole = torch.cat([theirs[name] for name in names])
         found[ours] = change.back(whole).float().contiguous()
     return found
 

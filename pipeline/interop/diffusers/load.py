@@ -32,9 +32,7 @@ from transformers import (
 try:
     from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 except ImportError:  # before 0.38
-    from diffusers.pipelines.unclip.text_proj import (  # pyright: ignore[reportMissingImports]
-        UnCLIPTextProjModel,
-    )
+    from diffusers.pipelines.unclip.text_proj import UnCLIPTextProjModel
 
 HERE = Path(__file__).parent
 SHARED = {

@@ -13,7 +13,7 @@ WEIGHTS = (
     "pytorch_model.bin",
 )
 """Names of weights files, the first that is there counts."""
-SUPER_RES = "super_res_first"
+SUPER_RES, LAST_STEP = "super_res_first", "super_res_last"
 COMPONENTS = {
     "clip": ("text_encoder", "image_encoder"),
     "prior": ("prior",),

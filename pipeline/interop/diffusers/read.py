@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from torch import Tensor
 
+from pipeline import storage
 from pipeline.config import StrictModel, describe
 from pipeline.diffusion.config import BlurConfig, DiffusionConfig
 from pipeline.errors import ConfigError
@@ -150,7 +151,18 @@ def _upsampler(folder: Path, model: str) -> Imported:
     state = weights.import_upsampler(_states(folder, model), config, component, source)
     degradation = record.get("degradation", BlurConfig().model_dump(mode="json"))
     task = {**_task("upsampler", config, diffusion), "view_px": high, "degradation": degradation}
-    return Imported(task, state)
+    return Imported(task, state, _other_last_step(folder, component))
+
+
+def _other_last_step(folder: Path, component: str) -> tuple[str, ...]:
+    """The pipelines' second network, where it is another one than the first."""
+    if component != places.SUPER_RES or not (folder / places.LAST_STEP).is_dir():
+        return ()
+    first, last = (
+        storage.sha256_of(str(places.weights_file(folder / name)))
+        for name in (places.SUPER_RES, places.LAST_STEP)
+    )
+    return () if first == last else (places.LAST_STEP,)
 
 
 def _unet(found: Json, source: str) -> Json:

@@ -16,7 +16,7 @@ from pipeline.checkpoints import check_state, write_safetensors
 from pipeline.errors import ConfigError
 from pipeline.generation.config import Sampling
 from pipeline.generation.weights import Published, StackFiles
-from pipeline.interop.diffusers import names, settings, weights
+from pipeline.interop.diffusers import names, places, settings, weights
 from pipeline.interop.diffusers.limits import Exportable, differences
 from pipeline.interop.diffusers.tokens import tokenizer_files
 from pipeline.interop.new_folder import check_new, new_folder
@@ -26,8 +26,7 @@ from pipeline.models.presets import build_clip, build_decoder, build_prior, buil
 TESTED_VERSION = "0.42.1"
 MOVED_IN = (0, 38)
 """Version of diffusers that moved ``UnCLIPTextProjModel``."""
-DIFFUSERS_FILE, TRANSFORMERS_FILE = "diffusion_pytorch_model.safetensors", "model.safetensors"
-SUPER_RES = ("super_res_first", "super_res_last")
+SUPER_RES = (places.SUPER_RES, places.LAST_STEP)
 """The pipelines ask for a second network of the last step: here the same one."""
 RECORD, LOADER = "export.json", "load.py"
 
@@ -63,7 +62,7 @@ def export(files: StackFiles, sampling: Sampling, output: str, version: str) -> 
     }
     with new_folder(output) as folder:
         for component, state in _states(files, stack):
-            name = TRANSFORMERS_FILE if component.endswith("_encoder") else DIFFUSERS_FILE
+            name = places.WEIGHTS[component.endswith("_encoder")]
             write_safetensors(str(folder / component / name), state, {"format": "pt"})
         for name, content in _small_files(stack, record).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
