@@ -264,11 +264,21 @@ def export_weights(
         config: The whole JSON configuration that built the model.
         stage: Kind of model, such as ``prior``.
     """
+    metadata = {"config": json.dumps(config, sort_keys=True), "stage": stage}
+    write_safetensors(uri, state, metadata)
+
+
+def write_safetensors(uri: str, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Publish tensors; equal tensors and metadata give equal bytes.
+
+    Args:
+        uri: Destination file.
+        state: Tensors by name.
+        metadata: Texts of the file's header.
+    """
     tensors = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
     # The header is written here and not by the library: its metadata order changes from run to run.
-    header: dict[str, Any] = {
-        "__metadata__": {"config": json.dumps(config, sort_keys=True), "stage": stage}
-    }
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, tensor in tensors.items():
         end = offset + tensor.nbytes
@@ -295,18 +305,39 @@ def load_weights(uri: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: Not a safetensors file of ours.
     """
+    with _opened(uri) as file:
+        config = _config_of(file, uri)
+        state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    return state, config
+
+
+def read_config(uri: str) -> dict[str, Any]:
+    """The configuration of published weights, without the weights.
+
+    Raises:
+        CheckpointError: Not a safetensors file of ours.
+    """
+    with _opened(uri) as file:
+        return _config_of(file, uri)
+
+
+@contextmanager
+def _opened(uri: str) -> Iterator[Any]:
     with _local_copy(uri) as path:
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+                yield file
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{uri}: no readable safetensors file: {error}") from error
+
+
+def _config_of(file: Any, uri: str) -> dict[str, Any]:  # noqa: ANN401 - safetensors' own class
+    metadata = file.metadata() or {}
     if "config" not in metadata:
         raise CheckpointError(
             f"{uri}: no configuration in its metadata; import it as foreign weights"
         )
-    return state, json.loads(metadata["config"])
+    return json.loads(metadata["config"])
 
 
 @contextmanager
@@ -331,7 +362,21 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     Raises:
         CheckpointError: Names the missing, unknown and differently shaped keys.
     """
-    own = model.state_dict()
+    check_state(model.state_dict(), state, source)
+    model.load_state_dict(dict(state))
+
+
+def check_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    """Compare names and shapes of what was read with those that are wanted.
+
+    Args:
+        own: The wanted ones; their numbers do not matter.
+        state: What was read.
+        source: Where it comes from, for the message.
+
+    Raises:
+        CheckpointError: Names the missing, unknown and differently shaped keys.
+    """
     findings = {
         "missing": sorted(set(own) - set(state)),
         "unknown": sorted(set(state) - set(own)),
@@ -344,7 +389,6 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     told = [f"{what}: {_some(names)}" for what, names in findings.items() if names]
     if told:
         raise CheckpointError(f"{source} does not fit the model: " + "; ".join(told))
-    model.load_state_dict(dict(state))
 
 
 def _some(names: list[str], limit: int = 8) -> str:

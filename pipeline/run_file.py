@@ -2,8 +2,8 @@
 
 Sections stand in the order of the work, and a run file may stop after any of them: with ``queries``
 alone it builds a query list, with ``candidates`` and ``balance`` it chooses pairs, with ``curate``
-it makes shards. Or it starts from shards that are there (``adopt``) and from a CLIP that is there
-(``open_clip``).
+it makes shards. Or it starts from shards that are there (``adopt``), from a CLIP that is there
+(``open_clip``), from models that are there (``imported``).
 """
 
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from pipeline.curation.img2dataset_config import Img2datasetConfig
 from pipeline.demo.config import SmallWebConfig
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.generation.config import GenerateConfig
+from pipeline.interop.config import ImportedConfig, sides
 from pipeline.models.config import OpenClipConfig
 from pipeline.queries.config import QueriesConfig
 from pipeline.run_rules import RULES
@@ -72,6 +73,8 @@ class RunFile(StrictModel):
     clip: TrainConfig | None = None
     open_clip: OpenClipConfig | None = None
     """Instead of ``clip``: weights that are there already, as the stage ``clip``."""
+    imported: ImportedConfig | None = None
+    """Instead of the sections of its models: diffusers' or Karlo's, as their stages."""
     embed: EmbedConfig | None = None
     score: ScoreConfig | None = None
     """What ``select`` chooses by; without this section, by what `embed` and the shards say."""
@@ -95,6 +98,10 @@ class RunFile(StrictModel):
         """The section ``score``, or its defaults where ``select`` needs scores; None: neither."""
         return self.score or (ScoreConfig() if self.select is not None else None)
 
+    def imports(self, model: str) -> bool:
+        """Whether a model comes from somewhere else, by the name of its stage."""
+        return self.imported is not None and model in self.imported.models
+
     def training_stages(self) -> list[tuple[str, TrainConfig]]:
         """Stage name and section of every model that the run trains in steps, in order."""
         named = [("clip", self.clip), ("prior", self.prior), ("decoder", self.decoder)]
@@ -114,6 +121,11 @@ class RunFile(StrictModel):
         if self.img2dataset is not None:
             return self.img2dataset.views_px
         return self.curate.shards.views_px if self.curate is not None else ()
+
+    def upsampler_names(self) -> list[str]:
+        """Stage names of all upsamplers, trained or imported, smallest first."""
+        imported = [] if self.imported is None else self.imported.upsamplers()
+        return sorted([*imported, *(name for name, _ in self.upsampler_stages())], key=sides)
 
     def upsampler_stages(self) -> list[tuple[str, TrainConfig]]:
         """Stage name and section of every upsampler, such as ``upsampler_64_256``."""

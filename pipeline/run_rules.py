@@ -10,6 +10,7 @@ from pipeline import storage
 from pipeline.candidates.config import FolderConfig
 from pipeline.demo.config import SmallWebConfig
 from pipeline.generation.config import HeldOutPrompts
+from pipeline.interop.config import sides
 from pipeline.models.config import ClipConfig
 from pipeline.training.config import (
     AutoregressivePriorTaskConfig,
@@ -36,8 +37,8 @@ NEEDS = {
     "prior": ("select",),
     "decoder": ("select",),
     "upsamplers": ("decoder",),
-    "generate": ("decoder",),
-    "evaluate": ("generate",),
+    "generate": ("decoder", "clip or open_clip"),
+    "evaluate": ("generate", "select"),
 }
 """Sections without which a section has nothing to work on; CLIP's training obeys the split that
 ``select`` states."""
@@ -64,9 +65,7 @@ def sections_have_what_they_need(run: "RunFile") -> None:
     if run.queries is not None and run.queries.reads_captions():
         needs["queries"] = ("candidates",)
     for section, needed in needs.items():
-        missing = [
-            names for names in needed if not any(getattr(run, n) for n in names.split(" or "))
-        ]
+        missing = [names for names in needed if not any(_has(run, n) for n in names.split(" or "))]
         if getattr(run, section) and missing:
             raise ValueError(
                 f"section {section} needs {' and '.join(missing)}; add what is missing, or leave "
@@ -74,10 +73,18 @@ def sections_have_what_they_need(run: "RunFile") -> None:
             )
 
 
+def _has(run: "RunFile", section: str) -> bool:
+    """Whether a section is there, or its model comes from somewhere else."""
+    return bool(getattr(run, section)) or run.imports(section)
+
+
 def something_starts_the_run(run: "RunFile") -> None:
-    """A run begins with queries or with shards that are there, and nothing is made twice."""
-    if run.queries is None and run.adopt is None:
-        raise ValueError("a run starts with the section queries, or with adopt for existing shards")
+    """A run begins with queries, or with shards or models that are there; nothing comes twice."""
+    if run.queries is None and run.adopt is None and run.imported is None:
+        raise ValueError(
+            "a run starts with the section queries, or with adopt for existing shards, or with "
+            "imported for existing models"
+        )
     for section, others in INSTEAD.items():
         both = [name for name in others if getattr(run, name)]
         if getattr(run, section) and both:
@@ -85,6 +92,29 @@ def something_starts_the_run(run: "RunFile") -> None:
                 f"section {section} stands in the place of {', '.join(others)}, this run has "
                 f"{', '.join(both)} too; leave one out"
             )
+
+
+def imported_models_come_once(run: "RunFile") -> None:
+    """No section makes what another brings, and what stands on a CLIP has one."""
+    if run.imported is None:
+        return
+    sections = {"clip": ("clip", "open_clip"), "prior": ("prior",), "decoder": ("decoder",)}
+    made = [
+        section
+        for model in run.imported.models
+        for section in sections.get(model, ())
+        if getattr(run, section)
+    ] + [name for name, _ in run.upsampler_stages() if run.imports(name)]
+    if made:
+        raise ValueError(
+            f"imported.models={run.imported.models}: this run has {', '.join(made)} too; leave one "
+            "out"
+        )
+    if not (_has(run, "clip") or run.open_clip) and {"prior", "decoder"} & {*run.imported.models}:
+        raise ValueError(
+            f"imported.models={run.imported.models} holds no clip, on which a prior and a decoder "
+            "stand; add it, or section open_clip"
+        )
 
 
 def tasks_stand_in_their_sections(run: "RunFile") -> None:
@@ -132,18 +162,16 @@ def check_widths(run: "RunFile", clip: ClipConfig) -> None:
 
 def sides_join(run: "RunFile") -> None:
     """Each upsampler starts from the side at which the model before it ends."""
-    side = None
-    for _, config in run.training_stages():
-        task = config.task
-        if isinstance(task, DecoderTaskConfig):
-            side = task.model.image_px
-        elif isinstance(task, UpsamplerTaskConfig):
-            if task.model.low_px != side:
-                raise ValueError(
-                    f"an upsampler reads {task.model.low_px} px, the model before it makes "
-                    f"{side} px; change low_px or the order"
-                )
-            side = task.model.high_px
+    task = run.decoder.task if run.decoder is not None else None
+    side = task.model.image_px if isinstance(task, DecoderTaskConfig) else None
+    for name in run.upsampler_names():
+        low, high = sides(name)
+        if side not in (low, None):
+            raise ValueError(
+                f"{name} reads {low} px, the model before it makes {side} px; change low_px or the "
+                "order"
+            )
+        side = high
 
 
 def views_exist(run: "RunFile") -> None:
@@ -226,14 +254,13 @@ def sampling_fits_the_models(run: "RunFile") -> None:
     """No more denoising steps, and no more upsamplers, than were trained."""
     if run.generate is None:
         return
-    upsamplers = run.upsampler_stages()
-    if len(run.generate.upsamplers) > len(upsamplers):
+    named = run.upsampler_names()
+    if len(run.generate.upsamplers) > len(named):
         raise ValueError(
-            f"generate.upsamplers has {len(run.generate.upsamplers)} entries, the run trains "
-            f"{len(upsamplers)}; give at most one entry per trained upsampler"
+            f"generate.upsamplers has {len(run.generate.upsamplers)} entries, the run has "
+            f"{len(named)} upsamplers; give at most one entry for each"
         )
     sampled = {"prior": run.generate.prior, "decoder": run.generate.decoder}
-    named = [name for name, _ in upsamplers]
     sampled |= dict(zip(named, run.generate.upsamplers, strict=False))
     for name, config in run.training_stages():
         if name in sampled and isinstance(config.task, _DIFFUSES):
@@ -247,13 +274,23 @@ def sampling_fits_the_models(run: "RunFile") -> None:
 
 def the_decoder_gets_its_embedding(run: "RunFile") -> None:
     """A decoder that reads pictures' embeddings is sampled with a prior."""
-    task = run.decoder.task if run.decoder is not None else None
-    if run.generate is None or run.prior or not isinstance(task, DecoderTaskConfig):
+    if run.generate is None or _has(run, "prior"):
         return
-    if task.model.embedding == "z_img":
+    task = run.decoder.task if run.decoder is not None else None
+    if not isinstance(task, DecoderTaskConfig) or task.model.embedding == "z_img":
         raise ValueError(
             "section generate needs prior: decoder.task.model.embedding=z_img are embeddings of "
             "pictures, which a prior draws; add it, or train the decoder on z_txt or none"
+        )
+
+
+def ablations_have_their_mean(run: "RunFile") -> None:
+    """Two ablations show the decoder the mean embedding of the data."""
+    generate = run.generate
+    if generate is not None and generate.ablations.num_pictures and run.embed is None:
+        raise ValueError(
+            f"generate.ablations.num_pictures={generate.ablations.num_pictures}: some show the "
+            "mean embedding of the data, and this run has no section embed; use 0"
         )
 
 
@@ -270,6 +307,7 @@ def prompts_exist(run: "RunFile") -> None:
 
 RULES: tuple[Callable[["RunFile"], None], ...] = (
     something_starts_the_run,
+    imported_models_come_once,
     sections_have_what_they_need,
     tasks_stand_in_their_sections,
     samples_can_be_balanced,
@@ -282,5 +320,6 @@ RULES: tuple[Callable[["RunFile"], None], ...] = (
     img2dataset_reaches_the_pictures,
     sampling_fits_the_models,
     the_decoder_gets_its_embedding,
+    ablations_have_their_mean,
     prompts_exist,
 )

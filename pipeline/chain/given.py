@@ -11,7 +11,7 @@ from pipeline.config import semantic
 from pipeline.demo.config import SmallWebConfig
 from pipeline.errors import ConfigError
 from pipeline.generation.config import PromptFile
-from pipeline.identity import fingerprint
+from pipeline.identity import files_identity, fingerprint
 from pipeline.images.config import FilterConfig
 from pipeline.models.config import OpenClipConfig
 from pipeline.results import read_result
@@ -31,12 +31,12 @@ FOREIGN = (
 SMALL_WEB_VERSION = 1
 """Raised when the small web's pages or pictures change."""
 REMOVALS = "removals"
-MIXTURE_OF = "mixture of "
+MIXTURE_OF, IMPORTED = "mixture of ", "imported "
 
 
 def is_given(name: str) -> bool:
     """Whether an input's name is one of these, not a stage's."""
-    return name in FOREIGN or name == REMOVALS or name.startswith(MIXTURE_OF)
+    return name in FOREIGN or name == REMOVALS or name.startswith((MIXTURE_OF, IMPORTED))
 
 
 def hashes(run: RunFile) -> dict[str, str]:
@@ -44,7 +44,8 @@ def hashes(run: RunFile) -> dict[str, str]:
 
     ``candidates`` (files, or the small web), ``query files``, ``earlier crawls`` (their
     manifests), ``block lists`` (their content), ``shards`` and ``weights`` (somebody else's),
-    ``heads`` and ``evaluation sets`` (files), ``prompts`` (a file of them), ``split``: the part of
+    ``heads`` and ``evaluation sets`` (files), ``prompts`` (a file of them), ``imported <model>``
+    (somebody else's files), ``split``: the part of
     ``select`` that CLIP's training, which comes before it, must already obey; ``removals`` and what
     mixtures read in other runs. What a run does not have does not enter, so that no identity
     changes by it.
@@ -52,7 +53,7 @@ def hashes(run: RunFile) -> dict[str, str]:
     from pipeline.candidates import sources
     from pipeline.queries.build import sources_hash
 
-    hashes = removals_and_mixtures(run)
+    hashes = {**removals_and_mixtures(run), **_imported_hashes(run)}
     if run.queries is not None:
         hashes["query files"] = sources_hash(run.queries)
     if run.adopt is not None:
@@ -127,6 +128,17 @@ def _weights_hash(config: OpenClipConfig) -> str:
             "of this model and name the file"
         )
     return storage.sha256_of(config.weights_path)
+
+
+def _imported_hashes(run: RunFile) -> dict[str, str]:
+    from pipeline.interop.places import files
+
+    if run.imported is None:
+        return {}
+    return {
+        IMPORTED + model: fingerprint(files_identity([str(p) for p in files(run.imported, model)]))
+        for model in run.imported.models
+    }
 
 
 def removed(run: RunFile) -> "Removals":

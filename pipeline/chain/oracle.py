@@ -4,10 +4,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pipeline.demo.config import SmallWebConfig
+from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.generation.config import GenerateConfig
+from pipeline.interop.config import sides
 from pipeline.run_file import RunFile
-from pipeline.training.config import DecoderTaskConfig, UpsamplerTaskConfig
+from pipeline.training.config import DecoderTaskConfig
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,9 +52,16 @@ def judge(config: EvaluateConfig, run: RunFile) -> "TestedJudge | None":
 
 
 def _final_side(run: RunFile) -> int:
-    task = run.training_stages()[-1][1].task
-    assert isinstance(task, DecoderTaskConfig | UpsamplerTaskConfig)
-    return task.model.high_px if isinstance(task, UpsamplerTaskConfig) else task.model.image_px
+    names = run.upsampler_names()
+    if names:
+        return sides(names[-1])[1]
+    task = None if run.decoder is None else run.decoder.task
+    if not isinstance(task, DecoderTaskConfig):
+        raise ConfigError(
+            "section evaluate: the oracle needs to know the side of the pictures that "
+            "an imported decoder makes; import an upsampler too"
+        )
+    return task.model.image_px
 
 
 def _read_shape(picture: "Image.Image") -> dict[str, str | None]:

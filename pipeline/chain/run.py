@@ -265,7 +265,7 @@ class Session:
         base = self._run.output_dir.rstrip("/") + "/"
         config = run_config(self._run)
         places = {name: result.uri.removeprefix(base) for name, result in finished.items()}
-        upsamplers = [name for name, _ in self._run.upsampler_stages() if name in places]
+        upsamplers = [name for name in self._run.upsampler_names() if name in places]
         index = {
             "name": self._run.name,
             "identity": fingerprint(config),

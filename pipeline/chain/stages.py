@@ -22,6 +22,7 @@ from pipeline.demo.config import SmallWebConfig
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.generation.config import GenerateConfig, PromptFile
+from pipeline.interop.config import ImportedModel
 from pipeline.models.config import OpenClipConfig
 from pipeline.progress import Progress
 from pipeline.queries.config import QueriesConfig
@@ -74,10 +75,11 @@ _Row = tuple[str, int, BaseModel | None, tuple[str, ...], Callable[[Any, Work], 
 
 def stages(run: RunFile) -> list[Stage]:
     """The stages of a run in order: those whose sections the run file has."""
-    upsamplers = run.upsampler_stages()
-    names = [name for name, _ in upsamplers]
+    names = run.upsampler_names()
     generative = ("curate", "clip", "embed", "select")
-    models = ("clip", "embed", *(("prior",) if run.prior else ()), "decoder", *names)
+    has_prior = run.prior is not None or run.imports("prior")
+    embedded = () if run.embed is None else ("embed",)
+    models = ("clip", *embedded, *(("prior",) if has_prior else ()), "decoder", *names)
     if run.generate is not None and isinstance(run.generate.prompts, PromptFile):
         models += ("prompts",)
     # A list that no caption enters stays the same for other candidates.
@@ -98,12 +100,17 @@ def stages(run: RunFile) -> list[Stage]:
         ("curate", 2, run.adopt and run.adopt.without_place(), adopted, _adopt),
         ("clip", 1, run.clip, ("curate", "split"), _training("clip")),
         ("clip", 1, run.open_clip and run.open_clip.without_place(), ("weights",), _open_clip),
+        *_imported_rows(run, "clip"),
         ("embed", 2, run.embed, ("curate", "clip"), _embed),
         ("score", 1, run.scoring(), _scored(run), _score),
         ("select", 2, run.select, _selected(run), _select),
         ("prior", 1, run.prior, generative, _training("prior")),
         ("decoder", 1, run.decoder, generative, _training("decoder")),
-        *((name, 1, config, ("curate", "select"), _training(name)) for name, config in upsamplers),
+        *(
+            (name, 1, config, ("curate", "select"), _training(name))
+            for name, config in run.upsampler_stages()
+        ),
+        *_imported_rows(run, "prior", "decoder", *names),
         ("generate", 1, run.generate, models, _generate),
         ("evaluate", 1, run.evaluate, judged, _evaluate),
     ]
@@ -111,6 +118,24 @@ def stages(run: RunFile) -> list[Stage]:
         Stage(name, version, config, inputs + given.inputs_of(run, name, config), function)
         for name, version, config, inputs, function in rows
         if config is not None
+    ]
+
+
+def _imported_rows(run: RunFile, *models: str) -> list[_Row]:
+    """Stages whose models come from somewhere else; a prior and a decoder stand on the CLIP."""
+    if run.imported is None:
+        return []
+    stand_on = {"prior": ("clip",), "decoder": ("clip",)}
+    return [
+        (
+            name,
+            1,
+            run.imported.only(name),
+            (*stand_on.get(name, ()), given.IMPORTED + name),
+            _import,
+        )
+        for name in models
+        if run.imports(name)
     ]
 
 
@@ -271,6 +296,17 @@ def _open_clip(config: OpenClipConfig, work: Work) -> StageOutput:
 
     assert work.run.open_clip is not None
     return import_stage(work.run.open_clip, work.uri, partial(check_widths, work.run))
+
+
+def _import(config: ImportedModel, work: Work) -> StageOutput:
+    from pipeline.interop.imported import import_stage
+
+    assert work.run.imported is not None
+    check, clip = partial(check_widths, work.run), work.inputs.get("clip")
+    output = import_stage(work.run.imported, config.model, clip, work.uri, check)
+    for name in output.content["left_out"]:
+        work.progress.say(f"{config.model}: {name} is left out, our models have no place for it")
+    return output
 
 
 def _embed(config: EmbedConfig, work: Work) -> StageOutput:

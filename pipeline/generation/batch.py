@@ -38,7 +38,8 @@ def generate(
 
     Args:
         config: What to make and how.
-        inputs: Results by stage name: ``clip, embed, prior, decoder, upsampler_<low>_<high>``.
+        inputs: Results by stage name: ``clip, embed, prior, decoder, upsampler_<low>_<high>``;
+            without ``embed`` there can be no ablations.
         held_out: Prompts with truth for ``prompts.type=held_out``; else empty.
         uri: Folder for the stage's files.
         progress: Where to tell people how far it is.
@@ -52,7 +53,7 @@ def generate(
     """
     prompts = resolve(config.prompts, held_out, config.num_pictures)
     stages = RunStages.of(inputs)
-    mean_z_img = _mean_z_img(inputs["embed"], inputs["clip"])
+    mean_z_img = _mean_z_img(inputs["embed"], inputs["clip"]) if "embed" in inputs else ()
     partitions = plan(
         prompts, config.ablations.num_pictures, config.pictures_per_shard, config.seed
     )

@@ -41,8 +41,13 @@ from pipeline.results import read_result
 
 Config = TypeVar("Config", bound=StrictModel)
 Network = TypeVar("Network", bound=nn.Module)
-PRIORS = ("prior", "autoregressive_prior", "linear_prior")
+PRIORS = {
+    "prior": PriorConfig,
+    "autoregressive_prior": AutoregressivePriorConfig,
+    "linear_prior": LinearPriorConfig,
+}
 """Kinds of model that may stand as the prior."""
+_READS_CLIP = {**PRIORS, "decoder": DecoderConfig}
 _Degradation = Annotated[BlurConfig | BsrConfig, Field(discriminator="type")]
 
 
@@ -61,7 +66,7 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class _Published:
+class Published:
     """One weights file, read, and the name by which later stages know its training."""
 
     uri: str
@@ -70,38 +75,88 @@ class _Published:
     sha256: str
     manifest_hash: str
 
+    @property
+    def kind(self) -> str:
+        """``clip``, ``prior``, ``decoder``, ..."""
+        return self.config["task"]["type"]
 
-def load_stack(stages: RunStages, device: torch.device) -> Stack:
-    """Load every model and check that prior and decoder stand on this CLIP.
+    def model(self, kind: type[Config]) -> Config:
+        """Sizes of the network."""
+        try:
+            return kind.model_validate(self.config["task"]["model"])
+        except (KeyError, ValidationError) as error:
+            raise CheckpointError(f"{self.uri}: its model is not understood: {error}") from error
+
+    @property
+    def diffusion(self) -> DiffusionConfig:
+        """The process that it was trained for."""
+        try:
+            return DiffusionConfig.model_validate(self.config["task"]["diffusion"])
+        except (KeyError, ValidationError) as error:
+            message = f"{self.uri}: its diffusion is not understood: {error}"
+            raise CheckpointError(message) from error
+
+
+@dataclass(frozen=True)
+class StackFiles:
+    """The weights files of one unCLIP, which belong together."""
+
+    clip: Published
+    prior: Published | None
+    decoder: Published
+    upsamplers: tuple[Published, ...]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of each, by the name of its stage."""
+        named = {"clip": self.clip, "prior": self.prior, "decoder": self.decoder}
+        for found in self.upsamplers:
+            sizes = found.model(UpsamplerConfig)
+            named[f"upsampler_{sizes.low_px}_{sizes.high_px}"] = found
+        return {name: found.sha256 for name, found in named.items() if found is not None}
+
+
+def read_stack(stages: RunStages) -> StackFiles:
+    """Read every model and check that prior and decoder stand on this CLIP.
 
     Raises:
         CheckpointError: Weights are missing, damaged, of another kind, or do not fit together.
     """
-    clip_file = _read(stages.clip, "clip")
-    prior_file = _read(stages.prior, *PRIORS) if stages.prior else None
-    decoder_file = _read(stages.decoder, "decoder")
-    upsampler_files = [_read(uri, "upsampler") for uri in stages.upsamplers]
-    _check_clip(decoder_file, clip_file)
-    clip = ClipModel(_model_config(clip_file, ClipConfig))
-    decoder = Decoder(_model_config(decoder_file, DecoderConfig))
-    _check_shape(decoder.config.clip, clip.config, decoder_file.uri)
-    upsamplers = [Upsampler(_model_config(f, UpsamplerConfig)) for f in upsampler_files]
-    _check_sides(decoder.config, [part.config for part in upsamplers], stages)
+    clip = read_published(stages.clip, "clip")
+    prior = read_published(stages.prior, *PRIORS) if stages.prior else None
+    decoder = read_published(stages.decoder, "decoder")
+    upsamplers = tuple(read_published(uri, "upsampler") for uri in stages.upsamplers)
+    real = clip_shape(clip.model(ClipConfig))
+    for found in (prior, decoder):
+        if found is not None:
+            _check_clip(found, clip)
+            _check_shape(found.model(_READS_CLIP[found.kind]).clip, real, found.uri)
+    sizes = [found.model(UpsamplerConfig) for found in upsamplers]
+    _check_sides(decoder.model(DecoderConfig), sizes, stages)
+    return StackFiles(clip, prior, decoder, upsamplers)
+
+
+def load_stack(stages: RunStages, device: torch.device) -> Stack:
+    """Load every model, after ``read_stack``'s checks.
+
+    Raises:
+        CheckpointError: Weights are missing, damaged, of another kind, or do not fit together.
+    """
+    files = read_stack(stages)
+    decoder = Decoder(files.decoder.model(DecoderConfig))
     return Stack(
-        clip=_filled(clip, clip_file, device),
-        prior=None if prior_file is None else _prior(prior_file, clip_file, clip.config, device),
-        decoder=_filled(decoder, decoder_file, device),
-        decoder_process=_process(decoder_file),
+        clip=_filled(ClipModel(files.clip.model(ClipConfig)), files.clip, device),
+        prior=None if files.prior is None else _prior(files.prior, device),
+        decoder=_filled(decoder, files.decoder, device),
+        decoder_process=Process.of(files.decoder.diffusion),
         upsamplers=tuple(
-            (_filled(part, found, device), _process(found))
-            for part, found in zip(upsamplers, upsampler_files, strict=True)
+            (
+                _filled(Upsampler(found.model(UpsamplerConfig)), found, device),
+                Process.of(found.diffusion),
+            )
+            for found in files.upsamplers
         ),
-        fingerprints={
-            "clip": clip_file.sha256,
-            **({} if prior_file is None else {"prior": prior_file.sha256}),
-            "decoder": decoder_file.sha256,
-            **_upsampler_fingerprints(upsamplers, upsampler_files),
-        },
+        fingerprints=files.fingerprints,
     )
 
 
@@ -123,45 +178,43 @@ def load_upsampler(stage_uri: str, device: torch.device) -> TrainedUpsampler:
     Raises:
         CheckpointError: Its weights are missing, damaged or of another kind.
     """
-    found = _read(stage_uri, "upsampler")
-    model = Upsampler(_model_config(found, UpsamplerConfig))
+    found = read_published(stage_uri, "upsampler")
+    model = Upsampler(found.model(UpsamplerConfig))
     task = found.config["task"]
     try:
         degradation = TypeAdapter(_Degradation).validate_python(task["degradation"])
         view_px = int(task["view_px"])
     except (KeyError, ValidationError) as error:
         raise CheckpointError(f"{found.uri}: its task is not understood: {error}") from error
-    return TrainedUpsampler(_filled(model, found, device), _process(found), degradation, view_px)
+    filled = _filled(model, found, device)
+    return TrainedUpsampler(filled, Process.of(found.diffusion), degradation, view_px)
 
 
-def _prior(
-    found: _Published, clip_file: _Published, clip: ClipConfig, device: torch.device
-) -> Prior:
-    """The prior of a weights file, whatever its kind, which must stand on this CLIP."""
-    _check_clip(found, clip_file)
-    kind = found.config["task"]["type"]
-    if kind == "linear_prior":
-        linear = LinearPrior(_model_config(found, LinearPriorConfig))
-        prior: Prior = LinearSampler(_filled(linear, found, device))
-    elif kind == "prior":
-        network = DiffusionPrior(_model_config(found, PriorConfig))
-        prior = DiffusionSampler(_filled(network, found, device), _process(found))
-    else:
-        config = _model_config(found, AutoregressivePriorConfig)
-        codes = AutoregressivePrior(config, _num_components(found))
-        prior = AutoregressiveSampler(_filled(codes, found, device))
-    _check_shape(prior.clip, clip, found.uri)
-    return prior
+def _prior(found: Published, device: torch.device) -> Prior:
+    """The prior of a weights file, whatever its kind."""
+    if found.kind == "linear_prior":
+        return LinearSampler(_filled(LinearPrior(found.model(LinearPriorConfig)), found, device))
+    if found.kind == "prior":
+        network = DiffusionPrior(found.model(PriorConfig))
+        return DiffusionSampler(_filled(network, found, device), Process.of(found.diffusion))
+    config = found.model(AutoregressivePriorConfig)
+    codes = AutoregressivePrior(config, _num_components(found))
+    return AutoregressiveSampler(_filled(codes, found, device))
 
 
-def _num_components(found: _Published) -> int:
+def _num_components(found: Published) -> int:
     try:
         return int(found.config["codes"]["num_components"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{found.uri}: it does not say how many codes it has") from error
 
 
-def _read(stage_uri: str, *kinds: str) -> _Published:
+def read_published(stage_uri: str, *kinds: str) -> Published:
+    """The weights that a finished stage left behind.
+
+    Raises:
+        CheckpointError: There are none, they are damaged, or of another kind than these.
+    """
     result = read_result(stage_uri)
     if result is None or "weights" not in result.content:
         raise CheckpointError(f"{stage_uri} holds no finished training: run its stage to the end")
@@ -180,29 +233,15 @@ def _read(stage_uri: str, *kinds: str) -> _Published:
     found = task.get("type") if isinstance(task, dict) else None
     if found not in kinds:
         raise CheckpointError(f"{uri} holds a model of kind {found}, expected {' or '.join(kinds)}")
-    return _Published(uri, state, config, sha256, result.manifest_hash)
+    return Published(uri, state, config, sha256, result.manifest_hash)
 
 
-def _model_config(found: _Published, kind: type[Config]) -> Config:
-    try:
-        return kind.model_validate(found.config["task"]["model"])
-    except (KeyError, ValidationError) as error:
-        raise CheckpointError(f"{found.uri}: its model is not understood: {error}") from error
-
-
-def _process(found: _Published) -> Process:
-    try:
-        return Process.of(DiffusionConfig.model_validate(found.config["task"]["diffusion"]))
-    except (KeyError, ValidationError) as error:
-        raise CheckpointError(f"{found.uri}: its diffusion is not understood: {error}") from error
-
-
-def _filled(model: Network, found: _Published, device: torch.device) -> Network:
+def _filled(model: Network, found: Published, device: torch.device) -> Network:
     load_state(model, found.state, found.uri)
     return model.to(device).eval().requires_grad_(requires_grad=False)
 
 
-def _check_clip(found: _Published, clip: _Published) -> None:
+def _check_clip(found: Published, clip: Published) -> None:
     stood_on = found.config.get("inputs", {}).get("clip")
     if stood_on != clip.manifest_hash:
         raise CheckpointError(
@@ -212,8 +251,7 @@ def _check_clip(found: _Published, clip: _Published) -> None:
         )
 
 
-def _check_shape(shape: ClipShape, clip: ClipConfig, uri: str) -> None:
-    real = clip_shape(clip)
+def _check_shape(shape: ClipShape, real: ClipShape, uri: str) -> None:
     if shape != real:
         raise CheckpointError(f"{uri} expects a CLIP of {shape!r}, this one is {real!r}")
 
@@ -228,10 +266,3 @@ def _check_sides(
                 f"{uri} reads pictures of {config.low_px} px, the model before it makes {side} px"
             )
         side = config.high_px
-
-
-def _upsampler_fingerprints(upsamplers: list[Upsampler], files: list[_Published]) -> dict[str, str]:
-    return {
-        f"upsampler_{part.config.low_px}_{part.config.high_px}": found.sha256
-        for part, found in zip(upsamplers, files, strict=True)
-    }

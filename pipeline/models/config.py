@@ -243,6 +243,11 @@ class UpsamplerConfig(StrictModel):
     high_px: int = Field(ge=1)
     """Side of the large picture at full size, pixels."""
     unet: UNetConfig
+    resize: Literal["bilinear", "bicubic"] = Field(
+        default="bilinear", exclude_if=lambda value: value == "bilinear"
+    )
+    """How the small picture is enlarged before the network reads it: as ADM does, or as Karlo and
+    diffusers' pipelines do."""
 
     @model_validator(mode="after")
     def _grows(self) -> "UpsamplerConfig":

@@ -37,7 +37,10 @@ KARLO_DECODER = DecoderConfig(  # 0.89 B; 608 GFLOP
 )
 _ADM_256 = UNetConfig(channels=320, multipliers=(1, 2, 3, 4), res_blocks=3, mid_attention=False)
 KARLO_UPSAMPLER_64_256 = UpsamplerConfig(  # 0.69 B: without scale and shift
-    low_px=64, high_px=256, unet=_ADM_256.model_copy(update={"scale_shift": False})
+    low_px=64,
+    high_px=256,
+    unet=_ADM_256.model_copy(update={"scale_shift": False}),
+    resize="bicubic",
 )
 
 PAPER_CLIP = ClipConfig(  # ViT-H/16; open_clip's ViT-H has the same towers at patches of 14 px

@@ -46,6 +46,16 @@ class Tokenizer:
         self._rank = {pair: rank for rank, pair in enumerate(merges)}
         self._known: dict[str, list[int]] = {}
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Every symbol's id; marks are written ``<start_of_text>`` and ``<end_of_text>``."""
+        return dict(self._id)
+
+    @property
+    def merges(self) -> list[tuple[str, str]]:
+        """Pairs of symbols that become one, the most frequent first."""
+        return list(self._rank)
+
     def encode(self, text: str, context_length: int = CONTEXT_LENGTH) -> list[int]:
         """Start mark, byte pairs, end mark; the end mark is always kept.
 

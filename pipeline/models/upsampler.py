@@ -2,7 +2,7 @@
 
 Dimension names: ``batch``; ``px`` (side of the large picture or crop); ``low`` (side of the small
 one). Source: Ramesh et al. 2022 (unCLIP) §2.1; ADM's upsampler (Dhariwal & Nichol 2021, App. I):
-the small picture, resized bilinearly, joins the noisy one as three more channels. The output is
+the small picture, enlarged, joins the noisy one as three more channels. The output is
 the network's alone, without adding the small picture to it, so that it can be exported.
 """
 
@@ -37,5 +37,11 @@ class Upsampler(nn.Module):
             t: Diffusion steps.
             low_res: The small picture or the same crop of it, in [-1, 1].
         """
-        resized = F.interpolate(low_res, x_t.shape[-2:], mode="bilinear", align_corners=False)
+        resized = F.interpolate(
+            low_res,
+            x_t.shape[-2:],
+            mode=self.config.resize,
+            align_corners=False,
+            antialias=self.config.resize == "bicubic",  # its other cubic, as Karlo takes
+        )
         return self.unet(torch.cat([x_t, resized], dim=1), t)

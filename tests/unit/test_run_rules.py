@@ -35,7 +35,7 @@ def refusal(*overrides):
     [
         ("prior.profile=mine", ["prior.profile='mine'", "select.profiles"]),
         ("evaluate.profile=mine", ["evaluate.profile='mine'", "add it there"]),
-        ("generate.upsamplers=[{}, {}, {}]", ["has 3 entries", "trains 2"]),
+        ("generate.upsamplers=[{}, {}, {}]", ["has 3 entries", "has 2 upsamplers"]),
         ("generate.decoder.num_steps=1001", ["decoder for num_steps=1001", "with 1000"]),
         ("decoder.task.model.clip.embed_dim=32", ["(32, 64)", "(64, 64)"]),
         ("curate.shards.views_px=[256]", ["decoder reads a 64 px view", "add it"]),

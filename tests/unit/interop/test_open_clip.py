@@ -75,7 +75,7 @@ def test_imported_weights_are_read_back(bridge, theirs, tmp_path):
 
 
 def test_a_runs_own_weights_become_the_stage_clip(bridge, theirs, tmp_path):
-    from pipeline.generation.weights import _read
+    from pipeline.generation.weights import read_published
     from pipeline.models.config import OpenClipConfig
     from tests.synthetic import publish
 
@@ -86,7 +86,7 @@ def test_a_runs_own_weights_become_the_stage_clip(bridge, theirs, tmp_path):
     assert [found.embed_dim for found in checked] == [32]
     publish(str(tmp_path), "clip", output.content)
     # As generation reads a CLIP that was trained here.
-    assert set(_read(str(tmp_path), "clip").state) == set(model.state_dict())
+    assert set(read_published(str(tmp_path), "clip").state) == set(model.state_dict())
 
     def refuse(found):
         raise ValueError("another width")
