@@ -82,13 +82,13 @@ def load_stack(stages: RunStages, device: torch.device) -> Stack:
     decoder_file = _read(stages.decoder, "decoder")
     upsampler_files = [_read(uri, "upsampler") for uri in stages.upsamplers]
     _check_clip(decoder_file, clip_file)
-    clip = ClipModel(_model_config(clip_file, ClipConfig))
+    clip = _clip(clip_file, device)
     decoder = Decoder(_model_config(decoder_file, DecoderConfig))
     _check_shape(decoder.config.clip, clip.config, decoder_file.uri)
     upsamplers = [Upsampler(_model_config(f, UpsamplerConfig)) for f in upsampler_files]
     _check_sides(decoder.config, [part.config for part in upsamplers], stages)
     return Stack(
-        clip=_filled(clip, clip_file, device),
+        clip=clip,
         prior=None if prior_file is None else _prior(prior_file, clip_file, clip.config, device),
         decoder=_filled(decoder, decoder_file, device),
         decoder_process=_process(decoder_file),
@@ -132,6 +132,52 @@ def load_upsampler(stage_uri: str, device: torch.device) -> TrainedUpsampler:
     except (KeyError, ValidationError) as error:
         raise CheckpointError(f"{found.uri}: its task is not understood: {error}") from error
     return TrainedUpsampler(_filled(model, found, device), _process(found), degradation, view_px)
+
+
+def load_clip(stage_uri: str, device: torch.device) -> ClipModel:
+    """The CLIP of a training stage, alone.
+
+    Raises:
+        CheckpointError: Its weights are missing, damaged or of another kind.
+    """
+    return _clip(_read(stage_uri, "clip"), device)
+
+
+def load_prior(clip_uri: str, prior_uri: str, device: torch.device) -> tuple[ClipModel, Prior]:
+    """A prior of any kind, and the CLIP it stands on.
+
+    Raises:
+        CheckpointError: Weights are missing, damaged, of another kind, or do not fit together.
+    """
+    clip_file = _read(clip_uri, "clip")
+    clip = _clip(clip_file, device)
+    return clip, _prior(_read(prior_uri, *PRIORS), clip_file, clip.config, device)
+
+
+@dataclass(frozen=True)
+class TrainedDecoder:
+    """One decoder, the CLIP it stands on, and the process it was trained for."""
+
+    clip: ClipModel
+    model: Decoder
+    process: Process
+
+
+def load_decoder(clip_uri: str, decoder_uri: str, device: torch.device) -> TrainedDecoder:
+    """A decoder and the CLIP it stands on.
+
+    Raises:
+        CheckpointError: Weights are missing, damaged, of another kind, or do not fit together.
+    """
+    clip_file, found = _read(clip_uri, "clip"), _read(decoder_uri, "decoder")
+    _check_clip(found, clip_file)
+    clip, model = _clip(clip_file, device), Decoder(_model_config(found, DecoderConfig))
+    _check_shape(model.config.clip, clip.config, found.uri)
+    return TrainedDecoder(clip, _filled(model, found, device), _process(found))
+
+
+def _clip(found: _Published, device: torch.device) -> ClipModel:
+    return _filled(ClipModel(_model_config(found, ClipConfig)), found, device)
 
 
 def _prior(
