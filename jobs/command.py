@@ -208,6 +208,7 @@ def _run(options: argparse.Namespace, choose: Choose, instead: Instead | None) -
     run = load_run(RunFile, options.config, options.set)
     line = None if instead is None else instead(run, options)
     if line is not None:
+        _stop_at_failed_gates(line)
         return _done(options, line)
     chosen = choose(run, options)
     check_stages(run, chosen or ())
@@ -228,6 +229,15 @@ def _run(options: argparse.Namespace, choose: Choose, instead: Instead | None) -
         _print_line(line)
         raise failed
     return _done(options, line)
+
+
+def _stop_at_failed_gates(line: Mapping[str, Any]) -> None:
+    """Tell what was measured, then that it does not suffice."""
+    if failed := line.get("failed_gates"):
+        from pipeline.errors import QualityError
+
+        _print_line(line)
+        raise QualityError("; ".join(failed))
 
 
 def _done(options: argparse.Namespace, line: dict[str, Any]) -> int:

@@ -16,7 +16,7 @@ from pipeline.config import StrictModel
 from pipeline.curation.config import BalanceStageConfig, CurateConfig, Prices
 from pipeline.curation.img2dataset_config import Img2datasetConfig
 from pipeline.demo.config import SmallWebConfig
-from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.config import EvaluateConfig, ProtocolsConfig
 from pipeline.generation.config import GenerateConfig
 from pipeline.interop.config import ImportedConfig, sides
 from pipeline.models.config import OpenClipConfig
@@ -81,11 +81,16 @@ class RunFile(StrictModel):
     select: SelectConfig | None = None
     prior: Prior | None = None
     """By ``task.type``: ``prior`` (diffusion), ``autoregressive_prior`` or ``linear_prior``."""
+    rival_priors: tuple[Prior, ...] = ()
+    """Priors beside ``prior``, which ``jobs.evaluate --protocol priors`` trains on the same
+    keep-list and compares with it; no stage of the run reads them."""
     decoder: TrainConfig | None = None
     upsamplers: tuple[TrainConfig, ...] = ()
     """Smallest first; each starts from the side at which the one before it ends."""
     generate: GenerateConfig | None = None
     evaluate: EvaluateConfig | None = None
+    protocols: ProtocolsConfig = ProtocolsConfig()
+    """What ``jobs.evaluate --protocol`` measures; no stage of the run reads it."""
     execution: RunExecution = RunExecution()
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from pipeline.training.config import (
     LinearPriorTaskConfig,
     LinearPriorTraining,
     PriorTaskConfig,
+    TrainConfig,
     UpsamplerTaskConfig,
 )
 
@@ -118,11 +119,14 @@ def imported_models_come_once(run: "RunFile") -> None:
 
 
 def tasks_stand_in_their_sections(run: "RunFile") -> None:
-    """``prior`` trains a prior."""
+    """``prior`` and ``rival_priors`` train priors."""
     for name, config in run.training_stages():
         if not isinstance(config.task, TASKS.get(name, (UpsamplerTaskConfig,))):
             section = name if name in TASKS else "upsamplers"
             raise ValueError(f"section {section} holds a task of type {config.task.type}")
+    for number, rival in enumerate(run.rival_priors):
+        if not isinstance(rival.task, (*TASKS["prior"], LinearPriorTaskConfig)):
+            raise ValueError(f"rival_priors[{number}] holds a task of type {rival.task.type}")
 
 
 def samples_can_be_balanced(run: "RunFile") -> None:
@@ -149,7 +153,8 @@ def check_widths(run: "RunFile", clip: ClipConfig) -> None:
     """
     wanted = (clip.embed_dim, clip.text.width)
     closed = [("prior", run.prior)] if isinstance(run.prior, LinearPriorTraining) else []
-    for name, config in [*run.training_stages(), *closed]:
+    rivals = [(f"rival_priors[{number}]", each) for number, each in enumerate(run.rival_priors)]
+    for name, config in [*run.training_stages(), *closed, *rivals]:
         task = config.task
         if isinstance(task, _READS_CLIP):
             stated = (task.model.clip.embed_dim, task.model.clip.text_width)
@@ -158,6 +163,28 @@ def check_widths(run: "RunFile", clip: ClipConfig) -> None:
                     f"{name}.task.model.clip states embed_dim, text_width = {stated}, the CLIP of "
                     f"this run has {wanted}; write the same values"
                 )
+
+
+def rivals_learn_from_the_same(run: "RunFile") -> None:
+    """Priors that are compared read the same samples."""
+    if not run.rival_priors:
+        return
+    if run.prior is None:
+        raise ValueError("rival_priors are compared with prior, which is missing; add it")
+    read = _read_by(run.prior)
+    for number, rival in enumerate(run.rival_priors):
+        if _read_by(rival) != read:
+            raise ValueError(
+                f"rival_priors[{number}] reads {_read_by(rival)}, prior reads {read}; priors are "
+                "compared on the same keep-list: write the same profile or mixture"
+            )
+
+
+def _read_by(prior: "TrainConfig | LinearPriorTraining") -> list[tuple[str | None, str, float]]:
+    """Where a prior reads, which list, in what share."""
+    if isinstance(prior, LinearPriorTraining):
+        return [(None, prior.profile, 1.0)]
+    return [(source.path, source.profile, source.weight) for source in prior.sources()]
 
 
 def sides_join(run: "RunFile") -> None:
@@ -312,6 +339,7 @@ RULES: tuple[Callable[["RunFile"], None], ...] = (
     tasks_stand_in_their_sections,
     samples_can_be_balanced,
     models_know_their_clip,
+    rivals_learn_from_the_same,
     sides_join,
     views_exist,
     profiles_exist,

@@ -10,7 +10,13 @@ from pipeline import storage
 from pipeline.checkpoints import export_weights
 from pipeline.generation.config import GenerateConfig
 from pipeline.models.config import ClipConfig, DecoderConfig, PriorConfig, UpsamplerConfig
-from pipeline.models.presets import build_clip, build_decoder, build_prior, build_upsampler
+from pipeline.models.presets import (
+    build_clip,
+    build_decoder,
+    build_prior,
+    build_upsampler,
+    num_parameters,
+)
 from pipeline.results import INDEX, Result
 from tests.synthetic import DIM, publish
 
@@ -35,11 +41,17 @@ def make_stack(folder: Path, seed: int = 0) -> dict[str, Result]:
     """Results of ``clip, prior, decoder, upsampler_8_16`` with random weights."""
     torch.manual_seed(seed)
     clip_task = {"type": "clip", "model": CLIP}
-    clip = train_result(folder, "clip", build_clip(ClipConfig.model_validate(CLIP)), clip_task)
+    network = build_clip(ClipConfig.model_validate(CLIP))
+    clip = train_result(folder, "clip", network, clip_task, stated=True)
     inputs = {"clip": clip.manifest_hash}
     networks = {
         "prior": (build_prior(PriorConfig.model_validate(PRIOR)), PRIOR, "x_start", {}),
-        "decoder": (build_decoder(DecoderConfig.model_validate(DECODER)), DECODER, "eps", {}),
+        "decoder": (
+            build_decoder(DecoderConfig.model_validate(DECODER)),
+            DECODER,
+            "eps",
+            {"view_px": 16},
+        ),
         "upsampler_8_16": (
             build_upsampler(UpsamplerConfig.model_validate(UPSAMPLER)),
             UPSAMPLER,
@@ -55,7 +67,7 @@ def make_stack(folder: Path, seed: int = 0) -> dict[str, Result]:
             torch.nn.init.normal_(parameter, std=0.2)
         task = {"type": kind, "model": model, "diffusion": diffusion(prediction), **more}
         used = {} if kind == "upsampler" else inputs
-        results[name] = train_result(folder, name, network, task, used)
+        results[name] = train_result(folder, name, network, task, used, stated=True)
     return results
 
 
@@ -70,7 +82,8 @@ def train_result(folder, name, network, task, inputs=None, more=None, stated=Fal
         "sha256": storage.sha256_of(weights),
         "num_bytes": storage.size_of(weights),
     }
-    return publish(uri, name, {"weights": entry}, config if stated else {})
+    content = {"weights": entry, "num_parameters": num_parameters(network), "samples": 0}
+    return publish(uri, name, content, config if stated else {})
 
 
 def with_clip(embedded: Result, clip: Result) -> Result:

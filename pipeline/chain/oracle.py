@@ -14,7 +14,7 @@ from pipeline.training.config import DecoderTaskConfig
 if TYPE_CHECKING:
     from PIL import Image
 
-    from pipeline.evaluation.judges import TestedJudge
+    from pipeline.evaluation.judges import Judge, TestedJudge
     from pipeline.generation.prompts import Prompt
 
 NUM_KNOWN = 512
@@ -23,13 +23,18 @@ NUM_KNOWN = 512
 
 def held_out(config: GenerateConfig, run: RunFile) -> "list[Prompt]":
     """The small web's held-out prompts; none where the run has no small web."""
+    return prompts_and_judge(config.num_pictures, config.seed, run)[0]
+
+
+def prompts_and_judge(num: int, seed: int, run: RunFile) -> "tuple[list[Prompt], Judge | None]":
+    """Held-out prompts with their truth, and who reads pictures; neither without a small web."""
     from pipeline.demo.captions import held_out_prompts
     from pipeline.generation.prompts import Prompt
 
     if not isinstance(run.candidates, SmallWebConfig):
-        return []
-    found = held_out_prompts(config.num_pictures, config.seed)
-    return [Prompt(text, truth._asdict()) for text, truth in found]
+        return [], None
+    found = held_out_prompts(num, seed)
+    return [Prompt(text, truth._asdict()) for text, truth in found], _read_shape
 
 
 def judge(config: EvaluateConfig, run: RunFile) -> "TestedJudge | None":

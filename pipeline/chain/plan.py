@@ -13,9 +13,9 @@ from pipeline.identity import stage_identity
 from pipeline.results import Result
 from pipeline.run_file import RunFile
 
-TUNABLE = ("select.profiles", "select.remove_")
+TUNABLE = ("select.profiles", "select.remove_", "rival_priors", "protocols")
 """What may change in a run's folder: keep-lists are chosen again and again from the same scores,
-and every choice has a place of its own."""
+models are compared with further ones, and every choice has a place of its own."""
 
 
 @dataclass(frozen=True)

@@ -165,11 +165,17 @@ class Session:
         self._progress.say(f"{step.stage.name}: {step.uri}")
         storage.remove_temporary(step.uri)
         peak.mark()
-        started = time.time()
+        started, cpu_s = time.time(), time.process_time()
         with self._stage_run(step, inputs) as stage_run:
             work = Work(step.uri, inputs, self._run, self._progress, stage_run)
             output = step.stage.run(step.stage.config, work)
-            result = self._publish(step, inputs, output, started, peak.mark())
+            measured = {
+                "started_s": started,
+                # Of this process alone: Ray's workers are not in it, a training without any is.
+                "cpu_s": time.process_time() - cpu_s,
+                "peak_pss_bytes": peak.mark(),
+            }
+            result = self._publish(step, inputs, output, measured)
             stage_run.finish("FINISHED", numbers(output.content), _artifacts(result))
         summary.work += [interval for interval in output.work if interval[0] >= started]
         summary.ran.append(step.stage.name)
@@ -236,8 +242,7 @@ class Session:
         step: Step,
         inputs: dict[str, Result],
         output: StageOutput,
-        started: float,
-        peak_pss_bytes: int,
+        measured: Mapping[str, float],
     ) -> Result:
         assert step.uri is not None
         assert step.identity is not None
@@ -251,10 +256,9 @@ class Session:
             inputs=hashes,
             content=output.content,
             circumstance={
-                "started_s": started,
+                **measured,
                 "ended_s": time.time(),
                 "work_s": union_s(output.work),
-                "peak_pss_bytes": peak_pss_bytes,
                 "commit": commit(),
             },
         )

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from pipeline.config import StrictModel
+from pipeline.generation.config import DecoderSampling, UpsamplerSampling
 
 
 class UpsamplingCheck(StrictModel):
@@ -21,6 +22,73 @@ class EvaluateExecution(StrictModel):
 
     threads: int = Field(default=1, ge=1)
     """Torch threads of a task."""
+
+
+class HeldOutCheck(StrictModel):
+    """What every protocol of ``jobs.evaluate`` states: which samples it reads, and their draws."""
+
+    seed: int = Field(default=0, ge=0)
+    """Seeds bootstrap resampling and every draw."""
+    profile: str = "generative"
+    """Keep-list whose held-out samples are read."""
+    num_samples: int = Field(default=256, ge=2)
+    """Held-out samples, at most: of the test split, then of validation."""
+    batch_size: int = Field(default=32, ge=1)
+    """Samples computed together; float rounding may depend on it."""
+    execution: EvaluateExecution = EvaluateExecution()
+
+
+class PriorsCheck(HeldOutCheck):
+    """Priors side by side, by what they draw and by their loss with other conditions."""
+
+    num_candidates: tuple[int, ...] = Field(default=(1, 2), min_length=1)
+    """Draws per caption, of which the one closest to z_txt is kept; one row of the table each."""
+    num_averaged: int = Field(default=16, ge=2)
+    """Draws per caption whose mean is one more row."""
+    num_steps: int = Field(default=20, ge=1)
+    """Denoising steps of a diffusion prior."""
+    temperatures: tuple[float, ...] = Field(default=(1.0, 0.7), min_length=1)
+    """Of an autoregressive prior; one row of the table each."""
+    num_draws: int = Field(default=4, ge=1)
+    """Diffusion steps and noises at which each sample's loss is taken."""
+    num_pictures: int = Field(default=128, ge=0)
+    """Pictures that the run's decoder makes of each prior's draws; 0 makes none."""
+    decoder: DecoderSampling = DecoderSampling(num_steps=20, guidance_scale=1.0)
+    """How they are sampled; captions are hidden from the decoder."""
+
+
+class DecoderCheck(HeldOutCheck):
+    """A decoder's loss with other conditions, and pictures inverted and drawn again."""
+
+    num_draws: int = Field(default=4, ge=1)
+    """Diffusion steps and noises at which each sample's loss is taken."""
+    inversion_steps: tuple[int, ...] = Field(default=(5, 10, 20, 50, 100), min_length=1)
+    """Network evaluations of an inversion, and as many of the way back."""
+
+
+class UpsamplersCheck(HeldOutCheck):
+    """Upsamplers against bicubic of the same degraded input."""
+
+    crops_per_side: int = Field(default=4, ge=1)
+    """Fréchet distances compare the run's CLIP features of so many crops per side and picture,
+    where the picture is larger than the side that CLIP reads."""
+    sampling: tuple[UpsamplerSampling, ...] = ()
+    """How each upsampler is sampled, smallest first; where it says nothing, as ``generate`` does
+    (or as the paper does)."""
+    num_resamples: int = Field(default=400, ge=100)
+    """Bootstrap resamples of a Fréchet distance."""
+
+
+class ProtocolsConfig(StrictModel):
+    """What ``jobs.evaluate --protocol`` measures beside the run's own stages."""
+
+    priors: PriorsCheck = PriorsCheck()
+    decoder: DecoderCheck = DecoderCheck()
+    upsamplers: UpsamplersCheck = UpsamplersCheck()
+    gates: dict[str, float] = Field(default_factory=dict)
+    """Smallest accepted value per metric, or of a bound: ``metric.low95``."""
+    limits: dict[str, float] = Field(default_factory=dict)
+    """Largest accepted value per metric or bound."""
 
 
 class EvaluateConfig(StrictModel):

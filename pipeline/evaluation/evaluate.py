@@ -4,7 +4,6 @@ Output below the stage's folder: ``evaluation.json`` (all numbers), ``gallery.pa
 pictures with their nearest training pictures), ``work/*.json`` (one file per finished task).
 """
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,9 +20,8 @@ from pipeline.evaluation.held_out import held_out_embeddings, held_out_keys
 from pipeline.evaluation.judges import TestedJudge, judge_confusions
 from pipeline.evaluation.metrics import Estimate, normal_mean
 from pipeline.evaluation.protocols import Estimates, Read
-from pipeline.evaluation.tasks import JudgeShard, NearestInShard, TaskRow
+from pipeline.evaluation.tasks import JudgeShard, NearestInShard, TaskRow, run_tasks
 from pipeline.generation.config import UpsamplerSampling
-from pipeline.partitions import map_partitions
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.shards.curated import CuratedDataset
@@ -73,7 +71,7 @@ def evaluate(
     done: Done = {}
     work = dict(_work(config, data, judge, uri))
     with progress.stage("evaluate", total=len(work), unit="tasks") as bar:
-        for name, result in _run(work):
+        for name, result in run_tasks(work):
             done[name] = result
             bar.advance(1)
     reads = [
@@ -155,20 +153,6 @@ def _upsampling_tasks(config: EvaluateConfig, data: _Data) -> dict[str, Any]:
         if level < config.upsampling.num_upsamplers
         for place, (shard, keys) in enumerate(chosen)
     }
-
-
-def _run(work: Mapping[str, TaskRow]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Results of all tasks; those of finished ones are read, the others go through Ray Data."""
-    waiting = {name: row for name, row in work.items() if not storage.exists(row.result_uri)}
-    for name in work.keys() - waiting.keys():
-        yield name, work[name].run()
-    rows = [{"name": name} for name in waiting]
-    for done in map_partitions(functools.partial(_run_row, work=waiting), rows):
-        yield done["name"], done["result"]
-
-
-def _run_row(row: dict[str, Any], work: Mapping[str, TaskRow]) -> dict[str, Any]:
-    return {"name": row["name"], "result": work[row["name"]].run()}
 
 
 def _metrics(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
+from pipeline.errors import DataError
 from pipeline.shards.curated import CuratedDataset
 from pipeline.shards.embedding_files import EmbeddedDataset
 from pipeline.shards.keep_list import KeepList
@@ -27,6 +28,52 @@ class HeldOut:
     """Of those captions."""
     z_img: Float32[np.ndarray, " other dim"]
     """Of all held-out pictures that were read, distinct captions or not."""
+
+
+@dataclass(frozen=True)
+class HeldOutPairs:
+    """Held-out pictures and their first captions."""
+
+    captions: list[str]
+    z_img: Float32[np.ndarray, " picture dim"]
+    z_txt: Float32[np.ndarray, " picture dim"]
+
+
+@dataclass(frozen=True)
+class HeldOutSource:
+    """Where held-out samples are read; small, and travels to tasks."""
+
+    curated: CuratedDataset
+    embedded: EmbeddedDataset
+    keep_list: KeepList
+    num_samples: int
+    """At most."""
+
+    def by_shard(self) -> list[tuple[int, tuple[str, ...]]]:
+        """(shard, keys), the test split first."""
+        return held_out_keys(self.curated, self.keep_list, self.num_samples)
+
+    def pairs(self) -> HeldOutPairs:
+        """The samples in the order of ``by_shard``.
+
+        Raises:
+            DataError: There are fewer than two.
+        """
+        captions: list[str] = []
+        z_img, z_txt = [], []
+        for shard, keys in self.by_shard():
+            table = self.curated.rows(shard, ["key", "captions"])
+            known = dict(zip(table["key"].to_pylist(), table["captions"].to_pylist(), strict=True))
+            captions += [known[key][0] for key in keys]
+            rows = self.embedded.shard(shard, keys)
+            z_img.append(rows.z_img.astype(np.float32))
+            z_txt.append(rows.z_txt[rows.bounds[:-1]].astype(np.float32))
+        if len(captions) < 2:
+            raise DataError(
+                f"{self.keep_list.uri} holds out {len(captions)} samples, a check needs 2; raise "
+                "select.split.test_share and train again"
+            )
+        return HeldOutPairs(captions, np.concatenate(z_img), np.concatenate(z_txt))
 
 
 def held_out_keys(

@@ -15,6 +15,7 @@ from pipeline.evaluation.metrics import Estimate
 SECTIONS = {
     "pilot": "What the whole run would give",
     "scores": "Does it draw what was asked?",
+    "sheets": "Pictures of what was measured",
     "gallery": "Generated pictures and their nearest training pictures",
     "losses": "Training",
     "funnel": "From candidates to samples",
@@ -191,6 +192,8 @@ class ReportData:
     headlines: list[Headline] = field(default_factory=list)
     score_tables: list[ScoreTable] = field(default_factory=list)
     confusions: list[NamedConfusion] = field(default_factory=list)
+    sheets: list[Thumbnail] = field(default_factory=list)
+    """Sheets of pictures, shown at their full width."""
     gallery: list[ShownPicture] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     pilot: Pilot | None = None

@@ -157,6 +157,15 @@ def _made(made: ShownPicture) -> str:
     )
 
 
+def sheets(data: ReportData) -> str:
+    """Sheets of pictures under their names."""
+    return "".join(
+        f'<h3>{escape(words(sheet.caption))}</h3><div class="scroll">'
+        f"{picture(sheet.image, sheet.caption)}</div>"
+        for sheet in data.sheets
+    )
+
+
 def losses(data: ReportData) -> str:
     """One small chart per trained stage."""
     charts = []

@@ -58,7 +58,7 @@ def score_tables(groups: Groups, content: Mapping[str, Any]) -> list[ScoreTable]
             "z_img of another prompt",
             "Caption of one prompt, z_img of another: which of the two does the picture follow? "
             "Only pairs that differ in the attribute.",
-            _named(groups.get("shuffled", {}), is_share=True),
+            named_scores(groups.get("shuffled", {}), is_share=True),
         ),
         ScoreTable(
             "Upsamplers",
@@ -76,7 +76,7 @@ def score_tables(groups: Groups, content: Mapping[str, Any]) -> list[ScoreTable]
             "Embeddings of the pictures",
             "By the run's own CLIP, which also guides the generator: good for comparing runs with "
             "the same CLIP, not for comparing with other work.",
-            _named(groups.get("pictures", {}), is_share=False),
+            named_scores(groups.get("pictures", {}), is_share=False),
         ),
     ]
     return [table for table in tables if table.scores]
@@ -129,7 +129,7 @@ def _ablations(found: Mapping[str, Estimate], chance: Mapping[str, float]) -> li
 
 def _upsamplers(found: Mapping[str, Estimate]) -> list[Score]:
     return [
-        Score(_words(name), estimate, is_share=name.endswith("lost_by_upsamplers"))
+        Score(words(name), estimate, is_share=name.endswith("lost_by_upsamplers"))
         for name, estimate in found.items()
     ]
 
@@ -142,17 +142,20 @@ def _clip(found: Mapping[str, Estimate]) -> list[Score]:
         if is_share:
             k, num = (int(part) for part in name.split("_at_")[1].split("_of_"))
             chance = k / num
-        scores.append(Score(_words(name), estimate, is_share=is_share, chance=chance))
+        scores.append(Score(words(name), estimate, is_share=is_share, chance=chance))
     return scores
 
 
-def _named(found: Mapping[str, Estimate], *, is_share: bool) -> list[Score]:
-    return [Score(_words(name), estimate, is_share=is_share) for name, estimate in found.items()]
+def named_scores(found: Mapping[str, Estimate], *, is_share: bool = False) -> list[Score]:
+    """A row per estimate, its name in words."""
+    return [Score(words(name), estimate, is_share=is_share) for name, estimate in found.items()]
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
+    """A metric's name as people write it."""
     name = re.sub(r"^upsampler_(\d+)_(\d+)_", r"upsampler \1 → \2 px: ", name)
-    words = name.replace("z_img", "zimg").replace("_", " ").replace("zimg", "z_img")
+    told = name.replace("z_img", "zimg").replace("z_txt", "ztxt").replace("_", " ")
+    told = told.replace("zimg", "z_img").replace("ztxt", "z_txt")
     for plain, proper in (("clip", "CLIP"), ("psnr db", "PSNR (dB)"), ("frechet", "Fréchet")):
-        words = words.replace(plain, proper)
-    return words
+        told = told.replace(plain, proper)
+    return told

@@ -4,8 +4,9 @@ Each task writes one JSON file, whole or not at all, and returns it at once wher
 an interrupted evaluation goes on. Dimension names: ``picture``, ``dim``.
 """
 
+import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline import storage
 from pipeline.evaluation.generated import read_generated, vectors
 from pipeline.evaluation.judges import Judge
 from pipeline.evaluation.metrics import normalised
+from pipeline.partitions import map_partitions
 from pipeline.results import Result
 from pipeline.shards.embedding_files import EmbeddedDataset
 from pipeline.shards.keep_list import KeepList
@@ -39,6 +41,20 @@ class TaskRow:
         value = {**found, "started_s": started, "ended_s": time.time()}
         storage.write_json(self.result_uri, value)
         return value
+
+
+def run_tasks(work: Mapping[str, TaskRow]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Results of all tasks; those of finished ones are read, the others go through Ray Data."""
+    waiting = {name: row for name, row in work.items() if not storage.exists(row.result_uri)}
+    for name in work.keys() - waiting.keys():
+        yield name, work[name].run()
+    rows = [{"name": name} for name in waiting]
+    for done in map_partitions(functools.partial(_run_row, work=waiting), rows):
+        yield done["name"], done["result"]
+
+
+def _run_row(row: dict[str, Any], work: Mapping[str, TaskRow]) -> dict[str, Any]:
+    return {"name": row["name"], "result": work[row["name"]].run()}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,26 @@ from pipeline.shards.curated import CuratedDataset, decode
 
 
 @dataclass(frozen=True)
+class Upsampled:
+    """Held-out pictures, and two ways back to them from the same degraded small ones."""
+
+    originals: UInt8[np.ndarray, " picture side side 3"]
+    low: UInt8[np.ndarray, " picture small small 3"]
+    made: UInt8[np.ndarray, " picture side side 3"]
+    """By the upsampler."""
+    bicubic: UInt8[np.ndarray, " picture side side 3"]
+
+    def measured(self) -> dict[str, Any]:
+        """``psnr`` and ``psnr_bicubic`` per picture, dB; ``low_px``, ``high_px``."""
+        return {
+            "low_px": self.low.shape[1],
+            "high_px": self.originals.shape[1],
+            "psnr": psnr(self.made, self.originals).tolist(),
+            "psnr_bicubic": psnr(self.bicubic, self.originals).tolist(),
+        }
+
+
+@dataclass(frozen=True)
 class UpsampleHeldOut:
     """PSNR of one upsampler and of bicubic on chosen pictures of one shard."""
 
@@ -39,7 +59,11 @@ class UpsampleHeldOut:
     threads: int
 
     def __call__(self) -> dict[str, Any]:
-        """``psnr`` and ``psnr_bicubic`` per picture, dB; ``low_px``, ``high_px``."""
+        """What was measured."""
+        return self.pictures().measured()
+
+    def pictures(self) -> Upsampled:
+        """The pictures themselves."""
         torch.set_num_threads(self.threads)
         trained = load_upsampler(self.stage_uri, torch.device("cpu"))
         low_px, high_px = trained.model.config.low_px, trained.model.config.high_px
@@ -48,12 +72,7 @@ class UpsampleHeldOut:
         rng = draws.generator(self.seed, "upsampling_check", self.shard)
         low = np.stack([degrade(shrunk(o, low_px), trained.degradation, rng) for o in originals])
         bicubic = np.stack([resized(picture, high_px) for picture in low])
-        return {
-            "low_px": low_px,
-            "high_px": high_px,
-            "psnr": psnr(self._upsampled(trained, low), originals).tolist(),
-            "psnr_bicubic": psnr(bicubic, originals).tolist(),
-        }
+        return Upsampled(originals, low, self._upsampled(trained, low), bicubic)
 
     def _upsampled(
         self, trained: TrainedUpsampler, low: UInt8[np.ndarray, " picture small small 3"]

@@ -38,7 +38,12 @@ class PriorSampling(StrictModel):
     num_steps: int = Field(default=64, ge=1)
     """Denoising steps of a diffusion prior, strided over the schedule."""
     num_candidates: int = Field(default=2, ge=1, le=64)
-    """Draws per picture, of which the one with the highest z_img · z_txt is kept (paper: 2)."""
+    """Draws per picture (paper: 2)."""
+    kept: Literal["closest", "mean"] = Field(
+        default="closest", exclude_if=lambda value: value == "closest"
+    )
+    """Of several draws the one with the highest z_img · z_txt (paper), or their mean: an estimate
+    of the expected embedding, as a regression gives one, and no draw from the distribution."""
     guidance_scale: float = Field(default=1.0, ge=0.0, le=50.0)
     """Classifier-free guidance; 1 = none, as in the paper's figures."""
     temperature: float = Field(default=1.0, ge=0.0, le=10.0)

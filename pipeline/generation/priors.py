@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.sampling import Process, ddpm_sample, no_threshold
 from pipeline.generation.config import PriorSampling
 from pipeline.generation.text import TextConditions, prior_conditions
-from pipeline.generation.upsampling import checked_steps, noise_on
+from pipeline.generation.upsampling import checked_steps, noise_on, picture_seeds
 from pipeline.models.config import ClipShape
 from pipeline.models.prior import DiffusionPrior
 from pipeline.models.prior_ar import AutoregressivePrior
@@ -49,6 +50,38 @@ class Prior(Protocol):
             settings: How to sample.
         """
         ...
+
+
+def draw_z_img(
+    prior: Prior,
+    conditions: TextConditions,
+    seed: int,
+    indices: Sequence[int],
+    settings: PriorSampling,
+) -> Float[Tensor, " batch dim"]:
+    """Several draws, and what the settings keep of them: the one closest to z_txt, or their mean.
+
+    Source: paper §2.2, two samples, the higher z_img · z_txt (here of normalised embeddings, so
+    that a long vector does not win by its length). Runs the whole batch once per draw.
+
+    Args:
+        prior: Any prior.
+        conditions: One row per picture, and a last one of the empty caption.
+        seed: Seed of all draws.
+        indices: Number of each picture, which keys its noise.
+        settings: How to sample.
+    """
+    draws = torch.stack(
+        [
+            prior.draw(conditions, picture_seeds(seed, f"prior/{draw}", indices), settings)
+            for draw in range(settings.num_candidates)
+        ]
+    )
+    if settings.kept == "mean":
+        return draws.mean(dim=0)
+    wanted = conditions.z_txt[: len(indices)]
+    best = functional.cosine_similarity(draws, wanted[None], dim=-1).argmax(dim=0)
+    return draws[best, torch.arange(len(indices), device=best.device)]
 
 
 def _bound(conditions: TextConditions, num: int, settings: PriorSampling) -> TextConditions:

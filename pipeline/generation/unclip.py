@@ -28,6 +28,7 @@ from pipeline.errors import ConfigError
 from pipeline.generation import prompts as prompt_rules
 from pipeline.generation.config import Sampling
 from pipeline.generation.pictures import to_images
+from pipeline.generation.priors import draw_z_img
 from pipeline.generation.run_stages import RunStages, read_sampling
 from pipeline.generation.text import TextConditions, clip_conditions, decoder_conditions
 from pipeline.generation.upsampling import checked_steps, noise_on, picture_seeds, upsample_once
@@ -180,9 +181,6 @@ class UnCLIP:
 
         Where the settings or the decoder ask for it, z_txt itself (paper §5.1).
 
-        Source: paper §2.2, two samples, the higher z_img · z_txt (here of normalised embeddings,
-        so that a long vector does not win by its length). Runs the whole batch once per draw.
-
         Args:
             texts: Captions.
             seed: Seed of all draws.
@@ -190,18 +188,9 @@ class UnCLIP:
         """
         settings = self.sampling.prior
         conditions = self.encode([*texts, ""])
-        wanted = conditions.z_txt[: len(texts)]
         if self.stack.prior is None or self._embedding == "z_txt" or settings.source == "z_txt":
-            return wanted
-        prior = self.stack.prior
-        draws = torch.stack(
-            [
-                prior.draw(conditions, picture_seeds(seed, f"prior/{draw}", indices), settings)
-                for draw in range(settings.num_candidates)
-            ]
-        )
-        best = functional.cosine_similarity(draws, wanted[None], dim=-1).argmax(dim=0)
-        return draws[best, torch.arange(len(texts), device=best.device)]
+            return conditions.z_txt[: len(texts)]
+        return draw_z_img(self.stack.prior, conditions, seed, indices, settings)
 
     @torch.inference_mode()
     def decode(

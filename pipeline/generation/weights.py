@@ -126,11 +126,9 @@ def read_stack(stages: RunStages) -> StackFiles:
     prior = read_published(stages.prior, *PRIORS) if stages.prior else None
     decoder = read_published(stages.decoder, "decoder")
     upsamplers = tuple(read_published(uri, "upsampler") for uri in stages.upsamplers)
-    real = clip_shape(clip.model(ClipConfig))
     for found in (prior, decoder):
         if found is not None:
-            _check_clip(found, clip)
-            _check_shape(found.model(_READS_CLIP[found.kind]).clip, real, found.uri)
+            _check_stands_on(found, clip)
     sizes = [found.model(UpsamplerConfig) for found in upsamplers]
     _check_sides(decoder.model(DecoderConfig), sizes, stages)
     return StackFiles(clip, prior, decoder, upsamplers)
@@ -143,11 +141,10 @@ def load_stack(stages: RunStages, device: torch.device) -> Stack:
         CheckpointError: Weights are missing, damaged, of another kind, or do not fit together.
     """
     files = read_stack(stages)
-    decoder = Decoder(files.decoder.model(DecoderConfig))
     return Stack(
-        clip=_filled(ClipModel(files.clip.model(ClipConfig)), files.clip, device),
+        clip=_clip(files.clip, device),
         prior=None if files.prior is None else _prior(files.prior, device),
-        decoder=_filled(decoder, files.decoder, device),
+        decoder=_decoder(files.decoder, device),
         decoder_process=Process.of(files.decoder.diffusion),
         upsamplers=tuple(
             (
@@ -188,6 +185,55 @@ def load_upsampler(stage_uri: str, device: torch.device) -> TrainedUpsampler:
         raise CheckpointError(f"{found.uri}: its task is not understood: {error}") from error
     filled = _filled(model, found, device)
     return TrainedUpsampler(filled, Process.of(found.diffusion), degradation, view_px)
+
+
+def load_clip(stage_uri: str, device: torch.device) -> ClipModel:
+    """The CLIP of a training stage, alone.
+
+    Raises:
+        CheckpointError: Its weights are missing, damaged or of another kind.
+    """
+    return _clip(read_published(stage_uri, "clip"), device)
+
+
+def load_prior(clip_uri: str, prior_uri: str, device: torch.device) -> tuple[ClipModel, Prior]:
+    """A prior of any kind, and the CLIP it stands on.
+
+    Raises:
+        CheckpointError: Weights are missing, damaged, of another kind, or do not fit together.
+    """
+    clip, found = read_published(clip_uri, "clip"), read_published(prior_uri, *PRIORS)
+    _check_stands_on(found, clip)
+    return _clip(clip, device), _prior(found, device)
+
+
+@dataclass(frozen=True)
+class TrainedDecoder:
+    """One decoder, the CLIP it stands on, and the process it was trained for."""
+
+    clip: ClipModel
+    model: Decoder
+    process: Process
+
+
+def load_decoder(clip_uri: str, decoder_uri: str, device: torch.device) -> TrainedDecoder:
+    """A decoder and the CLIP it stands on.
+
+    Raises:
+        CheckpointError: Weights are missing, damaged, of another kind, or do not fit together.
+    """
+    clip, found = read_published(clip_uri, "clip"), read_published(decoder_uri, "decoder")
+    _check_stands_on(found, clip)
+    model = _decoder(found, device)
+    return TrainedDecoder(_clip(clip, device), model, Process.of(found.diffusion))
+
+
+def _clip(found: Published, device: torch.device) -> ClipModel:
+    return _filled(ClipModel(found.model(ClipConfig)), found, device)
+
+
+def _decoder(found: Published, device: torch.device) -> Decoder:
+    return _filled(Decoder(found.model(DecoderConfig)), found, device)
 
 
 def _prior(found: Published, device: torch.device) -> Prior:
@@ -239,6 +285,12 @@ def read_published(stage_uri: str, *kinds: str) -> Published:
 def _filled(model: Network, found: Published, device: torch.device) -> Network:
     load_state(model, found.state, found.uri)
     return model.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def _check_stands_on(found: Published, clip: Published) -> None:
+    _check_clip(found, clip)
+    real = clip_shape(clip.model(ClipConfig))
+    _check_shape(found.model(_READS_CLIP[found.kind]).clip, real, found.uri)
 
 
 def _check_clip(found: Published, clip: Published) -> None:

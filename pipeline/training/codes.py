@@ -8,12 +8,13 @@ import hashlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+import torch
+from jaxtyping import Float, Float32
 from safetensors.numpy import load
 
 from pipeline import storage
 from pipeline.errors import DataError
-from pipeline.models.codes import Arrays, fit_codes
+from pipeline.models.codes import Arrays, EmbeddingCodes, fit_codes
 from pipeline.shards.embedding_files import EmbeddedDataset, EmbeddedShard, cosine
 from pipeline.shards.keep_list import KeepList
 from pipeline.shards.z_statistics import as_file, chosen_shards
@@ -65,6 +66,29 @@ def publish_codes(
 def read_tables(uri: str) -> Arrays:
     """The tables of one file."""
     return load(storage.read_bytes(uri))
+
+
+def coding_errors(
+    codes: EmbeddingCodes,
+    variance: Float32[np.ndarray, " component"],
+    z_img: Float[torch.Tensor, " row dim"],
+) -> dict[str, list[float]]:
+    """What coding and decoding cost each embedding, as shares of the data's whole variance.
+
+    Args:
+        codes: The tables.
+        variance: Of all principal components, as the embed stage stores it.
+        z_img: Raw embeddings.
+
+    Returns:
+        ``left_out`` (squared error of leaving out components) and ``coded`` (of all).
+    """
+    total = float(variance.sum(dtype=np.float64))
+    centred = z_img - codes.z_mean
+    projected = centred @ codes.components.T @ codes.components
+    decoded = codes.decode(codes.encode(z_img))
+    errors = {"left_out": centred - projected, "coded": z_img - decoded}
+    return {name: ((e**2).sum(dim=1) / total).tolist() for name, e in errors.items()}
 
 
 def _training_rows(

@@ -3,17 +3,25 @@
 Dimension names: ``batch``; ``token`` and ``kept`` (caption positions, all and computed); ``dim``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline import storage
+from pipeline.errors import ConfigError, DataError
 from pipeline.models.clip import ClipModel
 from pipeline.models.layers import token_mask
 from pipeline.models.presets import load_clip
 from pipeline.models.text import OwnTextEncoder
+from pipeline.results import Result
+from pipeline.shards.curated import CuratedDataset
+from pipeline.shards.embedding_files import EmbeddedDataset
+
+OTHER_EMBEDDING = "z_txt_tokens"
+"""In a batch: ids of the captions whose z_txt is read, where it is not that of ``text_tokens``."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,28 @@ class FrozenText:
         return z_txt, states, token_mask(text_tokens)[:, : states.shape[1]]
 
 
+def task_inputs(results: Mapping[str, Result], curated: CuratedDataset) -> TaskInputs:
+    """What a task stands on, of finished stages.
+
+    Args:
+        results: Of ``clip`` and ``embed`` what there is.
+        curated: The data set.
+
+    Raises:
+        DataError: CLIP's weights are not those of its manifest.
+    """
+    clip_uri = mean = std = None
+    if "clip" in results:
+        clip = results["clip"]
+        clip_uri = storage.join(clip.uri, clip.content["weights"]["name"])
+        found = storage.sha256_of(clip_uri)
+        if found != clip.content["weights"]["sha256"]:
+            raise DataError(f"{clip_uri} is not the file of its manifest; train CLIP again")
+    if "embed" in results:
+        mean, std = EmbeddedDataset(results["embed"], curated).statistics()
+    return TaskInputs(clip_weights_uri=clip_uri, z_mean=mean, z_std=std)
+
+
 def prior_text(
     encoder: OwnTextEncoder | None, frozen: FrozenText, batch: dict[str, Tensor]
 ) -> tuple[
@@ -63,7 +93,7 @@ def prior_text(
     Bool[Tensor, " batch kept"],
 ]:
     """What a prior reads of captions: CLIP's z_txt, and states of CLIP or of its own encoder."""
-    z_txt, states, mask = frozen(batch["text_tokens"])
+    z_txt, states, mask = _frozen_text(frozen, batch)
     if encoder is not None:
         _, states, mask = encoder(batch["own_tokens"])
     return z_txt, states, mask
@@ -77,7 +107,20 @@ def decoder_text(
     Bool[Tensor, " batch kept"],
 ]:
     """What a decoder reads of captions: all from CLIP, or all from its own encoder."""
-    return frozen(batch["text_tokens"]) if encoder is None else encoder(batch["own_tokens"])
+    return _frozen_text(frozen, batch) if encoder is None else encoder(batch["own_tokens"])
+
+
+def _frozen_text(
+    frozen: FrozenText, batch: dict[str, Tensor]
+) -> tuple[
+    Float[Tensor, " batch dim"],
+    Float[Tensor, " batch kept width"],
+    Bool[Tensor, " batch kept"],
+]:
+    z_txt, states, mask = frozen(batch["text_tokens"])
+    if OTHER_EMBEDDING in batch:
+        z_txt, _, _ = frozen(batch[OTHER_EMBEDDING])
+    return z_txt, states, mask
 
 
 def statistics(inputs: TaskInputs) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:

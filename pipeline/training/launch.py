@@ -36,7 +36,7 @@ from pipeline.training.batches import MixedPlace
 from pipeline.training.codes import CODES, publish_codes
 from pipeline.training.config import AutoregressivePriorTaskConfig, MixtureSource, TrainConfig
 from pipeline.training.following import OnGrid, OnMetrics, followed
-from pipeline.training.inputs import TaskInputs
+from pipeline.training.inputs import task_inputs
 from pipeline.training.loop import SUMMARY, WEIGHTS, train_loop
 from pipeline.training.settings import LoopSettings
 from pipeline.training.spool import work_intervals
@@ -98,8 +98,8 @@ def settings_for(
         DataError: An input is damaged or belongs to another data set.
     """
     curated = CuratedDataset(inputs["curate"])
-    task_inputs = _task_inputs(inputs, curated)
-    task = build_task(config.task, task_inputs)
+    found_inputs = task_inputs(inputs, curated)
+    task = build_task(config.task, found_inputs)
     places, hashes = [], {name: result.manifest_hash for name, result in inputs.items()}
     for number, source in enumerate(config.sources()):
         if source.path is None:
@@ -115,8 +115,8 @@ def settings_for(
     codes = {}
     if isinstance(config.task, AutoregressivePriorTaskConfig):
         codes = _codes(config, config.task, inputs, curated, places[0].keep, uri)
-        task_inputs = replace(task_inputs, codes_uri=storage.join(uri, CODES))
-        task = build_task(config.task, task_inputs)
+        found_inputs = replace(found_inputs, codes_uri=storage.join(uri, CODES))
+        task = build_task(config.task, found_inputs)
     return LoopSettings(
         config=config,
         stage=config.task.type,
@@ -140,19 +140,6 @@ def _keep_list(
         return found
     target = storage.join(uri, "keep", f"{source.profile}.parquet")
     return keep_everything(CuratedDataset(inputs["curate"]), split, target, removed)
-
-
-def _task_inputs(inputs: Mapping[str, Result], curated: CuratedDataset) -> TaskInputs:
-    clip_uri = mean = std = None
-    if "clip" in inputs:
-        clip = inputs["clip"]
-        clip_uri = storage.join(clip.uri, clip.content["weights"]["name"])
-        found = storage.sha256_of(clip_uri)
-        if found != clip.content["weights"]["sha256"]:
-            raise DataError(f"{clip_uri} is not the file of its manifest; train CLIP again")
-    if "embed" in inputs:
-        mean, std = EmbeddedDataset(inputs["embed"], curated).statistics()
-    return TaskInputs(clip_weights_uri=clip_uri, z_mean=mean, z_std=std)
 
 
 def _codes(

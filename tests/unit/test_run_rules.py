@@ -34,6 +34,16 @@ def refusal(*overrides):
     ("override", "words"),
     [
         ("prior.profile=mine", ["prior.profile='mine'", "select.profiles"]),
+        (
+            "rival_priors=[{task: {type: linear_prior, model: {clip: {embed_dim: 64, "
+            "text_width: 64}}}, profile: clip}]",
+            ["rival_priors[0] reads", "prior reads", "the same profile"],
+        ),
+        (
+            "rival_priors=[{task: {type: linear_prior, model: {clip: {embed_dim: 8, "
+            "text_width: 64}}}, profile: generative}]",
+            ["rival_priors[0].task.model.clip", "(8, 64)", "(64, 64)"],
+        ),
         ("evaluate.profile=mine", ["evaluate.profile='mine'", "add it there"]),
         ("generate.upsamplers=[{}, {}, {}]", ["has 3 entries", "has 2 upsamplers"]),
         ("generate.decoder.num_steps=1001", ["decoder for num_steps=1001", "with 1000"]),

@@ -1,0 +1,138 @@
+"""What protocols found, for programs (``protocols.json``) and for people (``protocols.html``)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pipeline import storage
+from pipeline.chain.report import commit
+from pipeline.evaluation import protocols
+from pipeline.evaluation.collect import stage_cost
+from pipeline.evaluation.evaluate import read_metrics
+from pipeline.evaluation.report import write_report
+from pipeline.evaluation.report_data import ReportData, ScoreTable, StageCost, Thumbnail
+from pipeline.evaluation.score_tables import named_scores, words
+from pipeline.results import CIRCUMSTANCE, Result
+from pipeline.run_file import RunFile
+
+TABLE, REPORT = "protocols.json", "protocols.html"
+NOTES = {
+    "cosine_to_z_img": "Of a prior's draw and the true z_img of the held-out picture that the "
+    "caption was written for. A prior that draws from the right distribution stays below one that "
+    "says its mean: a draw has the spread of the data, the mean has none.",
+    "cosine_to_z_img_centred": "The same after the mean z_img of the data was taken from both.",
+    "cosine_to_other_z_img": "Of the draw and the z_img of another held-out picture.",
+    "cosine_over_linear": "Cosine to the true z_img minus the linear prior's, sample by sample.",
+    "inversion": "Held-out pictures, inverted to noise with their own z_img and no caption and "
+    "drawn again with eta 0; and drawn from other noise.",
+}
+CONDITIONS = (
+    "Held-out loss as is, and with conditions of other samples; a rise is taken sample by sample. "
+    "Of codes in nats per code."
+)
+UPSAMPLERS = (
+    "Held-out pictures, shrunk and degraded as in training, against bicubic of the same input. "
+    "Fréchet distances on the run's own CLIP (pictures x crops of its side); their intervals are "
+    "of resampled pictures."
+)
+
+
+def write_protocols(
+    run: RunFile, measured: Mapping[str, Result], models: Mapping[str, Result]
+) -> dict[str, Any]:
+    """Write both files beside the run's stages.
+
+    Args:
+        run: The run file.
+        measured: Finished protocols by name.
+        models: Trainings by name, whose time is told.
+
+    Returns:
+        ``protocols`` (folder of each), ``protocols_path``, ``report_path``.
+    """
+    costs = {
+        name: cost
+        for name, result in models.items()
+        if "samples" in result.content and (cost := _cost(name, result)) is not None
+    }
+    table = {
+        "run": run.name,
+        "commit": commit(),
+        "protocols": {name: {"uri": r.uri, **r.content} for name, r in measured.items()},
+        "trainings": {name: _times(models[name]) for name in costs},
+    }
+    table_uri, report_uri = (storage.join(run.output_dir, name) for name in (TABLE, REPORT))
+    storage.write_json(table_uri, table)
+    data = ReportData(
+        title=f"{run.name}: protocols",
+        subtitle="What the models are worth beside others, on held-out samples",
+        facts=[("Commit", commit()[:12]), ("Output", run.output_dir)],
+        score_tables=[each for result in measured.values() for each in _tables(result)],
+        sheets=[each for result in measured.values() for each in _sheets(result)],
+        costs=list(costs.values()),
+    )
+    write_report(data, report_uri)
+    return {
+        "protocols": {name: result.uri for name, result in measured.items()},
+        "protocols_path": table_uri,
+        "report_path": report_uri,
+    }
+
+
+def failed_gates(run: RunFile, measured: Mapping[str, Result]) -> list[str]:
+    """A line per bound of the run file that does not hold, of what was measured."""
+    flat = {
+        name: found
+        for result in measured.values()
+        for group in result.content["metrics"].values()
+        for name, found in group.items()
+    }
+    bounds = run.protocols
+    gates, limits = (
+        {name: bound for name, bound in each.items() if name.partition(".")[0] in flat}
+        for each in (bounds.gates, bounds.limits)
+    )
+    return protocols.failed_gates(flat, gates, limits)
+
+
+def _tables(result: Result) -> list[ScoreTable]:
+    return [
+        ScoreTable(words(group).capitalize(), _note(group), named_scores(found))
+        for group, found in read_metrics(result.content).items()
+    ]
+
+
+def _note(group: str) -> str:
+    if group.endswith("_conditions"):
+        return CONDITIONS
+    return UPSAMPLERS if group.startswith("upsampler_") else NOTES.get(group, "")
+
+
+def _sheets(result: Result) -> list[Thumbnail]:
+    return [
+        Thumbnail(storage.read_bytes(storage.join(result.uri, name)), name.removesuffix(".png"))
+        for name in result.content.get("sheets", [])
+    ]
+
+
+def _times(result: Result) -> dict[str, Any]:
+    """Sizes and times of a training: of its stage, of its loop, CPU of the job's own process."""
+    facts = storage.read_json(storage.join(result.uri, CIRCUMSTANCE))
+    return {
+        "num_parameters": result.content["num_parameters"],
+        "samples": result.content["samples"],
+        "wall_s": facts["ended_s"] - facts["started_s"],
+        "work_s": facts["work_s"],
+        "cpu_s": facts.get("cpu_s"),
+    }
+
+
+def _cost(name: str, result: Result) -> StageCost | None:
+    cost = stage_cost(name, result)
+    if cost is None:
+        return None
+    times = _times(result)
+    told = [f"{times['samples']:,} samples", f"{times['num_parameters']:,} parameters"]
+    if times["cpu_s"] is not None:
+        told.append(f"{times['cpu_s']:.0f} CPU s in the job's process")
+    return replace(cost, note=", ".join(told))

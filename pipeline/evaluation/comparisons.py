@@ -1,0 +1,129 @@
+"""Which question a number of ``jobs.evaluate --protocol`` answers: task results → named estimates.
+
+Names are flat and without dots, so that gates can name them. Intervals are percentile bootstrap
+over held-out samples, of shares Wilson's; differences are taken sample by sample. Dimension names:
+``sample``.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from pipeline.evaluation.metrics import Estimate, bootstrap_mean, compared_frechet, proportion
+from pipeline.evaluation.protocols import Estimates, upsampling
+from pipeline.evaluation.upsampling_features import SETS, read_features
+
+Rows = Mapping[str, Any]
+LINEAR = "linear_prior"
+AS_IS = "as_is"
+TARGETS = {"z_img": "z_img", "centred": "z_img_centred", "z_txt": "z_txt", "other": "other_z_img"}
+"""What ``DrawHeldOut`` calls it → its name in a metric."""
+
+
+def _column(rows: Sequence[float]) -> Float[np.ndarray, " sample"]:
+    return np.array(rows, np.float64)
+
+
+def cosines(arms: Mapping[str, Rows], seed: int) -> dict[str, Estimates]:
+    """Cosines of every prior's draws, a group per target, and how far each is above the linear one.
+
+    Args:
+        arms: Result of ``DrawHeldOut`` per way to draw.
+        seed: Seed of the resampling.
+    """
+    groups: dict[str, Estimates] = {}
+    for target, name in TARGETS.items():
+        groups[f"cosine_to_{name}"] = {
+            f"{arm}_cosine_to_{name}": bootstrap_mean(_column(found["cosines"][target]), seed)
+            for arm, found in arms.items()
+        }
+    if LINEAR in arms:
+        linear = _column(arms[LINEAR]["cosines"]["z_img"])
+        groups["cosine_over_linear"] = {
+            f"{arm}_over_linear": bootstrap_mean(_column(found["cosines"]["z_img"]) - linear, seed)
+            for arm, found in arms.items()
+            if arm != LINEAR
+        }
+    return groups
+
+
+def pictures(arms: Mapping[str, Rows]) -> Estimates:
+    """Share of pictures that show what was asked, per prior and attribute (Wilson intervals).
+
+    Args:
+        arms: Result of ``DrawPrompts`` per way to draw.
+    """
+    return {
+        f"{arm}_{attribute}_right": proportion(sum(right), len(right))
+        for arm, found in arms.items()
+        for attribute, right in found["right"].items()
+    }
+
+
+def conditions(model: str, found: Rows, seed: int) -> Estimates:
+    """Held-out loss of one model as is and with other conditions, and by how much each raises it.
+
+    Of an autoregressive prior in nats per code, with the uniform distribution's beside it.
+
+    Args:
+        model: Prefix of the names.
+        found: Result of ``HeldOutLosses``.
+        seed: Seed of the resampling.
+    """
+    losses = {name: _column(rows) for name, rows in found["losses"].items()}
+    estimates = {
+        f"{model}_loss_{name}": bootstrap_mean(rows, seed) for name, rows in losses.items()
+    }
+    for name, rows in losses.items():
+        if name != AS_IS:
+            rise = bootstrap_mean(rows - losses[AS_IS], seed)
+            estimates[f"{model}_loss_rise_{name}"] = rise
+    for name, rows in found.get("coding", {}).items():
+        estimates[f"{model}_squared_error_{name}"] = bootstrap_mean(_column(rows), seed)
+    if "num_buckets" in found:
+        uniform = math.log(found["num_buckets"])
+        estimates[f"{model}_loss_of_uniform"] = Estimate(
+            uniform, uniform, uniform, len(losses[AS_IS])
+        )
+    return estimates
+
+
+def inversion(found: Rows, seed: int) -> Estimates:
+    """PSNR (dB) and mean absolute error (of 255) of pictures inverted and drawn again."""
+    ways = {f"inversion_{n}_steps": rows for n, rows in found["round_trips"].items()}
+    ways["other_noise"] = found["other_noise"]
+    names = {"psnr": "psnr_db", "mae": "mean_absolute_error"}
+    return {
+        f"{way}_{name}": bootstrap_mean(_column(rows[key]), seed)
+        for key, name in names.items()
+        for way, rows in ways.items()
+    }
+
+
+def upsamplers(
+    results: Sequence[Rows], features: Mapping[str, Sequence[str]], seed: int, num_resamples: int
+) -> dict[str, Estimates]:
+    """PSNR and Fréchet distance of each upsampler and of bicubic, a group per upsampler.
+
+    Args:
+        results: Of ``EmbedUpsampled``, all upsamplers and shards.
+        features: Files of features per upsampler (``16_64``), in the order of the shards.
+        seed: Seed of the resampling.
+        num_resamples: Resamples of a Fréchet distance.
+    """
+    groups: dict[str, Estimates] = {}
+    for step, uris in features.items():
+        parts = [row for row in results if f"{row['low_px']}_{row['high_px']}" == step]
+        found = upsampling(parts, seed)
+        files = [read_features(uri) for uri in uris]
+        made, bicubic, real = (np.concatenate([file[name] for file in files]) for name in SETS)
+        compared = compared_frechet(made, bicubic, real, seed, num_resamples)
+        name = f"upsampler_{step}_frechet_own_clip_{len(real)}x{real.shape[1]}"
+        found[name] = compared.first
+        found[f"{name}_of_bicubic"] = compared.second
+        found[f"upsampler_{step}_frechet_below_bicubic"] = compared.gain
+        groups[f"upsampler_{step}"] = found
+    return groups

@@ -1,0 +1,44 @@
+"""Sheets of pictures for people: rows are samples, columns are ways to make them.
+
+Dimension names: ``picture``, ``side`` (pixels; may differ from column to column).
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+HEAD_PX, GAP_PX = 18, 4
+
+
+@dataclass(frozen=True)
+class Column:
+    """Pictures that were made in the same way, row by row."""
+
+    name: str
+    pictures: UInt8[np.ndarray, " picture side side 3"]
+
+
+def sheet(columns: Sequence[Column], num_rows: int, side_px: int) -> bytes:
+    """The first rows side by side under the columns' names, as PNG.
+
+    Args:
+        columns: Left to right.
+        num_rows: Rows shown, at most.
+        side_px: Side of a shown picture; others are resized without smoothing.
+    """
+    rows = min(num_rows, *(len(column.pictures) for column in columns))
+    step = side_px + GAP_PX
+    canvas = Image.new("RGB", (len(columns) * step, HEAD_PX + rows * step), "white")
+    draw = ImageDraw.Draw(canvas)
+    for place, column in enumerate(columns):
+        draw.text((place * step + 2, 3), column.name, fill="black")
+        for row, picture in enumerate(column.pictures[:rows]):
+            shown = Image.fromarray(picture).resize((side_px, side_px), Image.Resampling.NEAREST)
+            canvas.paste(shown, (place * step, HEAD_PX + row * step))
+    buffer = io.BytesIO()
+    canvas.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
