@@ -93,6 +93,7 @@ def data():
             )
         ],
         confusions=[NamedConfusion("colour", confusion("colour", pairs))],
+        sheets=[Thumbnail(image, "inverted <sheet>")],
         gallery=[
             ShownPicture(image, 'a "red" circle', "red", True, [Neighbour(image, 0.987)]),
             ShownPicture(image, "<script>alert(1)</script>", "none", False),
