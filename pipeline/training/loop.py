@@ -20,6 +20,7 @@ from pipeline.models.layers import keep_only_inputs
 from pipeline.models.presets import BLOCKS
 from pipeline.shards.loader import Loader, prefetch
 from pipeline.training.batches import Part, step_parts, weighted
+from pipeline.training.checkpointing import Checkpointer
 from pipeline.training.device import Late, fixed_arithmetic, seed_torch
 from pipeline.training.ema import WeightAverage
 from pipeline.training.moments import Moments
@@ -88,6 +89,9 @@ class _Trainer:
         self.spool = Spool(settings.uri) if rank == 0 else None
         self.log_every = max(1, min(LOG_EVERY_AT_MOST, settings.num_steps // LOG_POINTS))
         self.checkpoint_uri = storage.join(settings.uri, "checkpoints")
+        self.checkpointer = Checkpointer(
+            self.checkpoint_uri, settings.keep_checkpoints, rank, world
+        )
         self.last_checkpoint = self.window_start = time.monotonic()
         self.waited_s = 0.0
 
@@ -146,14 +150,15 @@ class _Trainer:
         self.nonfinite_steps = list(range(self.step - last, self.step))
 
     def checkpoint(self) -> None:
-        """Write a checkpoint of this moment; every worker calls it."""
+        """Begin a checkpoint of this moment; every worker calls it."""
         self._read_late()
+        self.checkpointer.start(self._state(), self.samples_seen, before=self._flush)
+        self.last_checkpoint = time.monotonic()
+
+    def _flush(self) -> None:
+        """No checkpoint is complete before the metrics up to it lie beside it."""
         if self.spool is not None:
             self.spool.flush()
-        checkpoints.save(self.checkpoint_uri, self._state(), self.samples_seen)
-        if self.rank == 0:
-            checkpoints.keep_last(self.checkpoint_uri, self.settings.keep_checkpoints)
-        self.last_checkpoint = time.monotonic()
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -170,12 +175,14 @@ class _Trainer:
                 step_parts_now = next(ahead)
                 self.waited_s += time.monotonic() - waiting
                 wants_checkpoint = self._take_step(step_parts_now)
+                self.checkpointer.check()
                 failpoint("loop.after_step")
                 self._report()
                 if wants_checkpoint and self.step < settings.num_steps:
                     self.checkpoint()
         finally:
             ahead.close()
+            self.checkpointer.close()
 
     def _take_step(self, parts: list[Part]) -> bool:
         """One optimiser step; returns whether rank 0 asked for a checkpoint one step before."""
@@ -184,7 +191,8 @@ class _Trainer:
         for part in parts:
             totals = self._backward(part, totals)
         gradients = self._gradients()
-        due = time.monotonic() - self.last_checkpoint >= config.execution.checkpoint_every_s
+        passed = time.monotonic() - self.last_checkpoint
+        due = passed >= config.execution.checkpoint_every_s and not self.checkpointer.is_writing
         totals = torch.cat([totals, totals.new_tensor([float(self.rank == 0 and due)])])
         if self.world > 1:
             totals = self._exchange(gradients, totals)
@@ -315,6 +323,7 @@ class _Trainer:
         if checkpoints.latest(self.checkpoint_uri) is None or self.late is not None:
             self.checkpoint()
         final = self._look()
+        self.checkpointer.wait()
         if self.rank == 0:
             state = {name: value.cpu() for name, value in self.ema.published(self.model).items()}
             weights = storage.join(self.settings.uri, WEIGHTS)
