@@ -242,8 +242,11 @@ def load(checkpoint_uri: str, state: State) -> int:
             with _quiet_alone():
                 load_distributed(state, checkpoint_id=folder, no_dist=not _in_group())
         except (RuntimeError, ValueError, CheckpointException) as error:
+            cause = error
+            if isinstance(error, CheckpointException):
+                cause = next(cause for cause, _ in error.failures.values())
             raise CheckpointError(
-                f"{checkpoint_uri} does not fit this model: {_first_line(error)}"
+                f"{checkpoint_uri} does not fit this model: {_first_line(cause)}"
             ) from error
     return int(manifest["samples_seen"])
 

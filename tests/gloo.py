@@ -12,16 +12,21 @@ import torch
 import torch.distributed as dist
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["pipeline.training.loop", "tests.synthetic"])  # imported once
+# Imported once; an optimiser would import the second by itself.
+_context.set_forkserver_preload(["pipeline.training.loop", "torch._dynamo", "tests.synthetic"])
 
 
 def run_on(
-    world: int, function: Callable[..., Any], *arguments: Any, timeout_s: float = 240
+    world: int,
+    function: Callable[..., Any],
+    *arguments: Any,
+    backend: str = "gloo",
+    timeout_s: float = 240,
 ) -> list:
     """``function(rank, world, *arguments)`` on every process; results, or an `Error`, by rank."""
     with tempfile.TemporaryDirectory(prefix="gloo-") as folder:
         processes = [
-            _context.Process(target=_run, args=(rank, world, folder, function, arguments))
+            _context.Process(target=_run, args=(rank, world, folder, backend, function, arguments))
             for rank in range(world)
         ]
         for process in processes:
@@ -44,10 +49,12 @@ def _result(path: Path, process: Any) -> Any:
     return pickle.loads(path.read_bytes()) if path.exists() else died
 
 
-def _run(rank: int, world: int, folder: str, function: Callable, arguments: tuple) -> None:
+def _run(
+    rank: int, world: int, folder: str, backend: str, function: Callable, arguments: tuple
+) -> None:
     torch.set_num_threads(1)
     if world > 1:
-        dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+        dist.init_process_group(backend, f"file://{folder}/store", rank=rank, world_size=world)
     try:
         result = function(rank, world, *arguments)
     except Exception as error:

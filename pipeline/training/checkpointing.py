@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from pipeline import checkpoints
 from pipeline.checkpoints import State
-from pipeline.training.parallel import local
+from pipeline.training.device import local
 
 GROUP_TIMEOUT = timedelta(minutes=10)
 CLOSE_TIMEOUT_S = 30.0
