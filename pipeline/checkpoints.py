@@ -35,7 +35,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_distribu
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from pipeline import storage
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, StorageError
 from pipeline.failpoints import failpoint
 
 MANIFEST = "manifest.json"
@@ -75,38 +75,79 @@ def _quiet_alone() -> Iterator[None]:
         yield
 
 
-def save(uri: str, state: State, samples_seen: int) -> str:
+def save(uri: str, state: State, samples_seen: int, group: dist.ProcessGroup | None = None) -> str:
     """Write a new checkpoint below ``uri``; every rank of the process group calls it.
 
     Args:
         uri: Folder of the run's checkpoints.
-        state: Tensors to store; replicated ones are written by one rank.
+        state: Tensors to store; a replicated one may be given by any ranks and is written by one.
         samples_seen: Position of the run; names the checkpoint.
+        group: Over which the ranks agree; the default group by default. A thread beside the
+            training needs one of its own.
 
     Returns:
         The checkpoint's URI.
+
+    Raises:
+        StorageError: The store is full or failed some rank; every rank raises, nothing is left.
     """
     target = storage.join(uri, f"{PREFIX}{samples_seen:012d}")
     if _rank() == 0:
         _delete(target)  # of an earlier attempt that died here: never write into an old folder
     if _in_group():
-        dist.barrier()
+        dist.barrier(group)
     failpoint("checkpoints.before_files")
-    with _writable(target) as folder:
-        with _quiet_alone():
-            save_distributed(state, checkpoint_id=folder, no_dist=not _in_group())
-        failpoint("checkpoints.after_files")
-        files = _publish_own_files(folder, target)
-    if _in_group():
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, files)  # also the barrier before the manifest
-        files = {name: entry for part in gathered for name, entry in part.items()}
+    try:
+        files = _agreed(_write_own_files(target, state, group), group)
+    except OSError as error:
+        if _rank() == 0:
+            _delete(target)  # half a checkpoint must not fill the disk
+        raise _failed(error, target) from error
     if _rank() == 0:
         failpoint("checkpoints.before_manifest")
         manifest = {"schema_version": SCHEMA_VERSION, "samples_seen": samples_seen, "files": files}
         storage.write_json(storage.join(target, MANIFEST), manifest)
         failpoint("checkpoints.after_manifest")
     return target
+
+
+Files = dict[str, dict[str, Any]]
+
+
+def _write_own_files(target: str, state: State, group: dist.ProcessGroup | None) -> Files | OSError:
+    """This rank's files in the manifest's form, or what kept it from writing them."""
+    try:
+        with _writable(target) as folder:
+            with _quiet_alone():
+                save_distributed(
+                    state, checkpoint_id=folder, process_group=group, no_dist=not _in_group()
+                )
+            failpoint("checkpoints.after_files")
+            return _publish_own_files(folder, target)
+    except CheckpointException as error:
+        causes = [cause for cause, _ in error.failures.values()]
+        return next((cause for cause in causes if isinstance(cause, OSError)), OSError(str(error)))
+    except OSError as error:
+        return error
+
+
+def _agreed(own: Files | OSError, group: dist.ProcessGroup | None) -> Files:
+    """Files of all ranks; also the barrier before the manifest. One rank's error is everyone's."""
+    gathered: list[Any] = [own]
+    if _in_group():
+        gathered = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, own, group)
+    for part in gathered:
+        if isinstance(part, OSError):
+            raise part
+    return {name: entry for part in gathered for name, entry in part.items()}
+
+
+def _failed(error: OSError, target: str) -> StorageError:
+    told = storage.explained(error, target)
+    if isinstance(told, StorageError):
+        return told
+    return StorageError(f"{target} cannot be written: {_first_line(error)}; run again")
 
 
 @contextmanager
@@ -121,7 +162,7 @@ def _writable(target: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _publish_own_files(folder: Path, target: str) -> dict[str, dict[str, Any]]:
+def _publish_own_files(folder: Path, target: str) -> Files:
     own = sorted(folder.glob(f"__{_rank()}_*"))
     if _rank() == 0:
         own.append(folder / ".metadata")
@@ -201,8 +242,11 @@ def load(checkpoint_uri: str, state: State) -> int:
             with _quiet_alone():
                 load_distributed(state, checkpoint_id=folder, no_dist=not _in_group())
         except (RuntimeError, ValueError, CheckpointException) as error:
+            cause = error
+            if isinstance(error, CheckpointException):
+                cause = next(cause for cause, _ in error.failures.values())
             raise CheckpointError(
-                f"{checkpoint_uri} does not fit this model: {_first_line(error)}"
+                f"{checkpoint_uri} does not fit this model: {_first_line(cause)}"
             ) from error
     return int(manifest["samples_seen"])
 

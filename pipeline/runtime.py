@@ -40,6 +40,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it deterministic products on GPUs are refused
     "GIT_PYTHON_REFRESH": "quiet",
 }
 OBJECT_STORE_BYTES = 256 << 20  # only manifests and embeddings travel through it
@@ -165,17 +166,22 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def require_cpus(wanted: int | float, purpose: str) -> None:
+def require_cpus(wanted: int | float, purpose: str, kind: str = "CPU") -> None:
     """Refuse a graph that would wait for ever because it wants more CPUs than there are.
 
+    Args:
+        wanted: How many.
+        purpose: Who wants them.
+        kind: ``CPU``, or ``GPU``.
+
     Raises:
-        ConfigError: The cluster has too few CPUs.
+        ConfigError: The cluster has too few.
     """
     import ray
 
-    available = ray.cluster_resources().get("CPU", 0.0)
+    available = ray.cluster_resources().get(kind, 0.0)
     if wanted > available:
         raise ConfigError(
-            f"{purpose} wants {wanted:g} CPUs, the Ray cluster has {available:g}; "
+            f"{purpose} wants {wanted:g} {kind}s, the Ray cluster has {available:g}; "
             "lower its workers or add nodes"
         )

@@ -76,7 +76,7 @@ def read_bytes(uri: str) -> bytes:
         with open_for_read(uri) as file:
             return file.read()
     except OSError as error:
-        raise _explained(error, uri) from error
+        raise explained(error, uri) from error
 
 
 def open_for_read(uri: str) -> Any:  # noqa: ANN401 - fsspec's files share no type with open's
@@ -137,7 +137,7 @@ def temporary_path(uri: str) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise _explained(error, uri) from error
+        raise explained(error, uri) from error
 
 
 def publish_file(source: Path, uri: str) -> None:
@@ -207,7 +207,7 @@ def remove_folder(uri: str) -> None:
         filesystem.rm(path, recursive=True)
 
 
-def _explained(error: OSError, uri: str) -> StorageError | OSError:
+def explained(error: OSError, uri: str) -> StorageError | OSError:
     """Name path, bytes and remedy for a full disk; other errors stay what they are."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return error

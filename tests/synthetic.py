@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import nn
 
 from pipeline import storage
 from pipeline.draws import hash64
+from pipeline.models.layers import CausalBlock
 from pipeline.results import Result, publish_result
 from pipeline.shards import assemble, embedding_files, writer, z_statistics
 from pipeline.shards.assemble import PoolSample
@@ -192,6 +193,54 @@ class RegressionTask:
 
     def pictures(self, model, batch):
         shade = model(batch["x"]).sigmoid().mul(255).to(torch.uint8)
+        return shade[:, :3, None, None].expand(-1, 3, 8, 8).contiguous()
+
+
+class Blocks(nn.Module):
+    """What sharding must cope with: blocks, a single number, sizes that no worker count divides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(DIM, 4 * 16)
+        self.blocks = nn.ModuleList([CausalBlock(16, 8) for _ in range(2)])
+        self.narrow = nn.Linear(16, 3)
+        self.out = nn.Linear(16 + 3, DIM)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.register_buffer("shift", torch.full((DIM,), 0.1))
+
+    def forward(self, tokens):
+        for block in self.blocks:
+            tokens = block(tokens, None)
+        h = tokens.mean(dim=1)
+        return self.out(torch.cat([h, self.narrow(h)], dim=1)) + self.shift
+
+
+@dataclass
+class BlockTask(RegressionTask):
+    """The same regression through `Blocks`, and which samples it was trained on, in order."""
+
+    seen: list = field(default_factory=list)
+
+    def build(self) -> nn.Module:
+        return Blocks()
+
+    def prepare(self, sample, rng):
+        number = np.array([sample.position, int(sample.key[:15], 16)])
+        return {**super().prepare(sample, rng), "sample": number}
+
+    def loss(self, model, batch):
+        if model.training:
+            self.seen += batch["sample"].tolist()
+        # Parts of the model are called from outside it, as tasks do.
+        tokens = model.embed(batch["x"]).unflatten(1, (4, 16))
+        made = model.log_scale.exp() * model(tokens)
+        losses = ((made - batch["y"]) ** 2).mean(dim=1) + batch["bad"]
+        return losses, {"size": batch["x"].abs().mean()}
+
+    def pictures(self, model, batch):
+        shade = (
+            model(model.embed(batch["x"]).unflatten(1, (4, 16))).sigmoid().mul(255).to(torch.uint8)
+        )
         return shade[:, :3, None, None].expand(-1, 3, 8, 8).contiguous()
 
 

@@ -2,5 +2,6 @@
 
 Reading order: ``config`` (one run), ``tasks`` (sample → batch → loss, the only place where
 networks and diffusion meet in training), ``reading`` (keep-lists, of this run and of others),
-``optim``, ``ema``, ``loop``, ``launch``.
+``optim``, ``ema``, ``parallel`` (how the model lies on the workers), ``loop`` with
+``checkpointing`` and ``reporting`` beside it, ``launch``.
 """

@@ -136,9 +136,19 @@ def weighted(losses: Float[Tensor, " batch"], part: Part) -> Float[Tensor, " bat
 
 
 def step_parts(
-    task: Task, loader: Loader, config: TrainConfig, first_step: int, rank: int, world: int
+    task: Task,
+    loader: Loader,
+    config: TrainConfig,
+    first_step: int,
+    rank: int,
+    world: int,
+    *,
+    pin: bool = False,
 ) -> Iterator[list[Part]]:
-    """The parts of every step from ``first_step`` on, for one worker, without end."""
+    """The parts of every step from ``first_step`` on, for one worker, without end.
+
+    ``pin`` puts them where a GPU copies from without holding the host up.
+    """
     step = first_step
     while True:
         groups = loader.micro_batches(step, rank, world)
@@ -148,13 +158,17 @@ def step_parts(
         yield [
             Part(
                 number,
-                collate(task, group, config.seed, "sample"),
+                _pinned(collate(task, group, config.seed, "sample"), pin),
                 len(group),
                 weights_of(group, loader.has_weights),
             )
             for number, group in groups
         ]
         step += 1
+
+
+def _pinned(batch: Batch, pin: bool) -> Batch:
+    return {name: value.pin_memory() for name, value in batch.items()} if pin else batch
 
 
 def validation_parts(

@@ -127,18 +127,44 @@ TaskConfig = Annotated[
 
 
 class TrainExecution(StrictModel):
-    """How to run; no field here changes what comes out."""
+    """How to run; no field here changes what comes out, beyond the rounding of sums."""
 
     num_workers: int = Field(ge=0)
     """Training processes; each owns lanes of the data. 0 trains inside the job's own process, which
     spares the minute that a worker group takes to start on a small machine."""
     threads: int = Field(ge=1)
-    """Torch threads per worker."""
+    """Torch threads, and CPUs, per worker."""
+    gpus_per_worker: int = Field(default=0, ge=0, le=1)
+    """1 trains on GPUs, one per worker."""
+    strategy: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    """Every worker holds the whole model (ddp), or a part of each parameter: cut over all workers
+    (fsdp), or over groups of ``shard_workers`` that hold the same (hsdp)."""
+    shard_workers: int | None = Field(default=None, ge=1)
+    """Workers that hold one model together under hsdp, such as those of a node; divides their
+    number."""
     checkpoint_every_s: float = Field(gt=0)
-    """Seconds between checkpoints."""
+    """Seconds between checkpoints; one that is due while another is being written waits for it."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Complete checkpoints that are kept, the newest."""
     activation_checkpointing: bool = False
     """Blocks keep their inputs alone and compute again going backwards: less memory, about a third
     more time."""
+    compile_blocks: bool = False
+    """Repeated blocks are compiled by ``torch.compile``: a slow first step, faster ones after."""
+
+    @model_validator(mode="after")
+    def _groups_are_stated(self) -> "TrainExecution":
+        if (self.strategy == "hsdp") != (self.shard_workers is not None):
+            raise ValueError(
+                f"shard_workers={self.shard_workers} with strategy={self.strategy}: hsdp needs the "
+                "number, such as the workers of a node, and the others have none"
+            )
+        if self.shard_workers and self.num_workers % self.shard_workers:
+            raise ValueError(
+                f"num_workers={self.num_workers} is not a multiple of "
+                f"shard_workers={self.shard_workers}"
+            )
+        return self
 
 
 class MixtureSource(StrictModel):
@@ -180,6 +206,13 @@ class TrainConfig(StrictModel):
     """Largest norm of the whole gradient; none means no clipping."""
     ema_decay: float = Field(ge=0, lt=1)
     """Decay of the weights' moving average per step, after its own warm-up."""
+    ema_start_samples: int = Field(default=0, ge=0, exclude_if=lambda value: value == 0)
+    """The average begins here, samples seen; before, it is the weights themselves and costs
+    nothing."""
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", exclude_if=lambda value: value == "float32"
+    )
+    """Of products and convolutions; parameters, losses and the optimiser stay float32."""
     profile: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """Name of the keep-list that selects the samples: ``clip`` or ``generative``. CLIP's training
     comes before there are any, and reads all samples of the training split but removed ones."""
@@ -236,7 +269,12 @@ class TrainConfig(StrictModel):
 
     @model_validator(mode="after")
     def _replicas_are_workers(self) -> "TrainConfig":
-        """A contrastive loss cannot be taken apart: there, a replica of SAM is a whole worker."""
+        """SAM needs whole replicas; of a contrastive loss, which has no parts, a worker is one."""
+        if self.sam_rho and self.execution.strategy != "ddp":
+            raise ValueError(
+                f"sam_rho={self.sam_rho} perturbs whole replicas, "
+                f"execution.strategy={self.execution.strategy} cuts them; use ddp"
+            )
         replicas = self.global_batch_size // self.micro_batch_size
         is_clip = isinstance(self.task, ClipTaskConfig)
         if self.sam_rho and is_clip and max(1, self.execution.num_workers) != replicas:

@@ -17,6 +17,7 @@ from typing import Any
 
 import fsspec
 import ray.train
+import ray.train.torch
 import torch
 from ray.train.torch import TorchTrainer
 
@@ -34,7 +35,12 @@ from pipeline.shards.select_config import SplitConfig
 from pipeline.training import reading, reading_record
 from pipeline.training.batches import MixedPlace
 from pipeline.training.codes import CODES, publish_codes
-from pipeline.training.config import AutoregressivePriorTaskConfig, MixtureSource, TrainConfig
+from pipeline.training.config import (
+    AutoregressivePriorTaskConfig,
+    MixtureSource,
+    TrainConfig,
+    TrainExecution,
+)
 from pipeline.training.following import OnGrid, OnMetrics, followed
 from pipeline.training.inputs import task_inputs
 from pipeline.training.loop import SUMMARY, WEIGHTS, train_loop
@@ -176,12 +182,14 @@ def fit(
         on_grid: Called with new picture grids.
 
     Raises:
-        ConfigError: The cluster has too few CPUs.
+        ConfigError: The cluster has too few CPUs or GPUs.
         PipelineError: What a worker found wrong.
         KeyboardInterrupt: The user stopped it; checkpoints stay.
     """
     execution = settings.config.execution
     require_cpus(execution.num_workers * execution.threads, f"training of {name}")
+    workers = max(1, execution.num_workers)
+    require_cpus(workers * execution.gpus_per_worker, f"training of {name}", "GPU")
     with followed(settings, name, progress, on_metrics, on_grid):
         # A call that died after its last write finds everything done.
         if not storage.exists(storage.join(settings.uri, SUMMARY)):
@@ -194,9 +202,7 @@ def _run_workers(settings: LoopSettings) -> None:
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"settings": settings},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=execution.num_workers, resources_per_worker={"CPU": execution.threads}
-        ),
+        scaling_config=_scaling(execution),
         run_config=ray.train.RunConfig(
             # A new name each time: Ray would otherwise resume from a record of its own.
             name=f"{settings.stage}-{uuid.uuid4().hex[:8]}",
@@ -220,6 +226,26 @@ def _run_workers(settings: LoopSettings) -> None:
         raise error
 
 
+def _scaling(execution: TrainExecution) -> ray.train.ScalingConfig:
+    resources: dict[str, float] = {"CPU": execution.threads}
+    if execution.gpus_per_worker:
+        resources["GPU"] = execution.gpus_per_worker
+    return ray.train.ScalingConfig(
+        num_workers=execution.num_workers,
+        use_gpu=bool(execution.gpus_per_worker),
+        resources_per_worker=resources,
+    )
+
+
+def _device(execution: TrainExecution) -> str:
+    """Where this worker computes: its own GPU, which Ray has chosen, or the CPU."""
+    if not execution.gpus_per_worker:
+        return "cpu"
+    device = ray.train.torch.get_device() if execution.num_workers else torch.device("cuda", 0)
+    torch.cuda.set_device(device)
+    return str(device)
+
+
 def run_worker(told: dict[str, Any]) -> None:
     """The function of every Ray Train worker.
 
@@ -227,6 +253,7 @@ def run_worker(told: dict[str, Any]) -> None:
     and the worker ends; the others notice that it is gone, find it there and end too.
     """
     context, settings = ray.train.get_context(), told["settings"]
+    settings = replace(settings, device=_device(settings.config.execution))
     try:
         train_loop(settings, context.get_world_rank(), context.get_world_size())
     except PipelineError as error:

@@ -11,35 +11,31 @@ import time
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline import checkpoints, draws, storage
 from pipeline.errors import ConfigError, DataError
 from pipeline.failpoints import failpoint
-from pipeline.models.layers import keep_only_inputs
-from pipeline.models.presets import BLOCKS
 from pipeline.shards.loader import Loader, prefetch
 from pipeline.training.batches import Part, step_parts, weighted
-from pipeline.training.device import Late, fixed_arithmetic, seed_torch
+from pipeline.training.checkpointing import Checkpointer
+from pipeline.training.device import Late, Stopwatch, fixed_arithmetic, on_device, seed_torch
 from pipeline.training.ema import WeightAverage
 from pipeline.training.moments import Moments
 from pipeline.training.optim import (
     adamw,
-    gradient_norm,
     learning_rate,
     masked_step,
     optimizer_state,
     set_learning_rate,
 )
+from pipeline.training.parallel import lay_out
+from pipeline.training.reporting import Report
 from pipeline.training.sam import at_the_worst_nearby
 from pipeline.training.settings import LoopSettings
-from pipeline.training.spool import Spool
 
 WEIGHTS = "weights.safetensors"
 SUMMARY = "loop.json"
-LOG_POINTS = 200
-"""About so many points of the loss curve, and at least one every `LOG_EVERY_AT_MOST` steps."""
-LOG_EVERY_AT_MOST = 50
 PREFETCHED_STEPS = 2
 
 
@@ -54,13 +50,17 @@ def train_loop(settings: LoopSettings, rank: int = 0, world: int = 1) -> None:
     Raises:
         ConfigError: More workers than micro-batches.
         DataError: Gradients stay non-finite; names the samples.
+        StorageError: A checkpoint could not be written.
     """
     config = settings.config
-    with fixed_arithmetic(config.execution.threads):
+    with fixed_arithmetic(config.execution.threads, settings.device, config.precision):
         trainer = _Trainer(settings, rank, world)
-        trainer.resume()
-        trainer.run()
-        trainer.finish()
+        try:
+            trainer.resume()
+            trainer.run()
+            trainer.finish()
+        finally:
+            trainer.checkpointer.close()
 
 
 class _Trainer:
@@ -71,25 +71,24 @@ class _Trainer:
         self.settings, self.config, self.rank, self.world = settings, config, rank, world
         self.loader = self._open_loader()
         seed_torch(_torch_seed(config.seed, "weights"))
-        self.model: nn.Module = task.build().to(settings.device).train()
-        if config.execution.activation_checkpointing:
-            keep_only_inputs(self.model, BLOCKS)
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.layout = lay_out(task.build().train(), config, settings.device, rank, world)
+        self.model = self.layout.model
         self.optimizer = adamw(
             self.model, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
         )
-        self.ema = WeightAverage(self.model, config.ema_decay)
+        start = -(-config.ema_start_samples // config.global_batch_size)
+        self.ema = WeightAverage(self.model, config.ema_decay, start)
         self.step = 0
-        self.metric_names: list[str] = []
-        self.window = torch.zeros(0, dtype=torch.float64, device=settings.device)
         self.late: tuple[int, Late] | None = None
         self.nonfinite_steps: list[int] = []
-        self.moments = Moments(settings, rank, world)
-        self.spool = Spool(settings.uri) if rank == 0 else None
-        self.log_every = max(1, min(LOG_EVERY_AT_MOST, settings.num_steps // LOG_POINTS))
+        self.moments = Moments(settings, self.layout, rank, world)
+        self.report = Report(settings, rank)
+        self.own_time, self.waited_s = Stopwatch(settings.device), 0.0
         self.checkpoint_uri = storage.join(settings.uri, "checkpoints")
-        self.last_checkpoint = self.window_start = time.monotonic()
-        self.waited_s = 0.0
+        self.checkpointer = Checkpointer(
+            self.checkpoint_uri, config.execution.keep_checkpoints, rank, world
+        )
+        self.last_checkpoint = time.monotonic()
 
     def _open_loader(self) -> Loader:
         config, settings = self.config, self.settings
@@ -117,15 +116,12 @@ class _Trainer:
     # -- state ---------------------------------------------------------------------------------
 
     def _state(self) -> checkpoints.State:
-        # The window is padded, so that its shape is known before the first metric is.
-        window = torch.zeros(64, dtype=torch.float64)
-        window[: len(self.window)] = self.window.cpu()
         bad = torch.tensor([len(self.nonfinite_steps)])
         return {
             "model": dict(self.model.state_dict()),
-            "optimizer": optimizer_state(self.model, self.optimizer),
-            "ema": self.ema.state(),
-            "progress": {"window": window, "nonfinite_steps": bad},
+            "optimizer": self.layout.as_saved(optimizer_state(self.model, self.optimizer)),
+            "ema": self.layout.as_saved(self.ema.state()),
+            "progress": {"window": self.report.state(), "nonfinite_steps": bad},
         }
 
     def resume(self) -> None:
@@ -141,18 +137,18 @@ class _Trainer:
         state = self._state()
         samples_seen = checkpoints.load(chosen[0], state)
         self.step = samples_seen // self.config.global_batch_size
-        self.window = state["progress"]["window"].to(self.settings.device)
+        self.ema.resume(self.step)
+        self.report.resume(state["progress"]["window"])
         last = int(state["progress"]["nonfinite_steps"][0])
         self.nonfinite_steps = list(range(self.step - last, self.step))
 
     def checkpoint(self) -> None:
-        """Write a checkpoint of this moment; every worker calls it."""
+        """Begin a checkpoint of this moment; every worker calls it.
+
+        It is complete only after the metrics up to it lie beside it.
+        """
         self._read_late()
-        if self.spool is not None:
-            self.spool.flush()
-        checkpoints.save(self.checkpoint_uri, self._state(), self.samples_seen)
-        if self.rank == 0:
-            checkpoints.keep_last(self.checkpoint_uri, self.settings.keep_checkpoints)
+        self.checkpointer.start(self._state(), self.samples_seen, before=self.report.flush)
         self.last_checkpoint = time.monotonic()
 
     # -- steps ---------------------------------------------------------------------------------
@@ -161,17 +157,27 @@ class _Trainer:
         """Take every step that is left."""
         settings = self.settings
         parts = step_parts(
-            settings.task, self.loader, self.config, self.step, self.rank, self.world
+            settings.task,
+            self.loader,
+            self.config,
+            self.step,
+            self.rank,
+            self.world,
+            pin=settings.device != "cpu",
         )
         ahead = prefetch(parts, PREFETCHED_STEPS)
         try:
             while self.step < settings.num_steps:
                 waiting = time.monotonic()
                 step_parts_now = next(ahead)
-                self.waited_s += time.monotonic() - waiting
+                self.waited_s = time.monotonic() - waiting
+                self.report.waited(self.waited_s)
                 wants_checkpoint = self._take_step(step_parts_now)
+                self.checkpointer.check()
                 failpoint("loop.after_step")
-                self._report()
+                self.report.after(self.step)
+                if self.moments.due(self.step):
+                    self._look()
                 if wants_checkpoint and self.step < settings.num_steps:
                     self.checkpoint()
         finally:
@@ -179,16 +185,16 @@ class _Trainer:
 
     def _take_step(self, parts: list[Part]) -> bool:
         """One optimiser step; returns whether rank 0 asked for a checkpoint one step before."""
-        config = self.config
+        config, layout = self.config, self.layout
         totals = torch.zeros(0)
-        for part in parts:
-            totals = self._backward(part, totals)
-        gradients = self._gradients()
-        due = time.monotonic() - self.last_checkpoint >= config.execution.checkpoint_every_s
-        totals = torch.cat([totals, totals.new_tensor([float(self.rank == 0 and due)])])
-        if self.world > 1:
-            totals = self._exchange(gradients, totals)
-        norm = gradient_norm(gradients)
+        with self.own_time:
+            for part in parts:
+                totals = self._backward(part, totals)
+            for _ in range(len(parts), layout.num_parts(len(parts), self._most_parts())):
+                self._backward(parts[-1], totals, counts=False)
+        gradients = layout.gradients()
+        totals, notes = self._with_notes(totals)
+        totals, norm = layout.exchange(gradients, totals)
         bad = (~torch.isfinite(norm + totals[0])).to(torch.float32)
         rate = learning_rate(
             self.samples_seen,
@@ -201,43 +207,50 @@ class _Trainer:
         masked_step(self.optimizer, norm, bad, config.grad_clip_norm)
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.step)
-        self._count(totals, norm, bad, rate)
-        return self._read_late(torch.stack([bad, totals[-1]]))
+        self.report.count(totals[:-notes], norm, bad, rate)
+        return self._read_late(torch.cat([bad.reshape(1), totals[-notes:]]))
 
-    def _backward(self, part: Part, totals: Tensor) -> Tensor:
+    def _most_parts(self) -> int:
+        """Parts of the worker that has most; a loss over the whole batch comes in one."""
+        if self.settings.task.whole_batch:
+            return 1
+        return -(-self.config.global_batch_size // self.config.micro_batch_size // self.world)
+
+    def _with_notes(self, totals: Tensor) -> tuple[Tensor, int]:
+        """Totals, then what a worker tells the others: a wish for a checkpoint, its own seconds."""
+        passed = time.monotonic() - self.last_checkpoint
+        due = passed >= self.config.execution.checkpoint_every_s
+        notes = totals.new_zeros(1 + self.world)
+        if self.rank == 0 and due and not self.checkpointer.is_writing:
+            notes[0].fill_(1.0)
+        notes[1 + self.rank].fill_(self.waited_s + self.own_time.last_s())
+        return torch.cat([totals, notes]), len(notes)
+
+    def _backward(self, part: Part, totals: Tensor, *, counts: bool = True) -> Tensor:
+        """Add a part's gradients; returns the totals with its own.
+
+        Where it does not count it only keeps other workers company, and adds zeros.
+        """
         config, task = self.config, self.settings.task
-        batch = {name: value.to(self.settings.device) for name, value in part.batch.items()}
+        batch = on_device(part.batch, self.settings.device)
         seed = _torch_seed(config.seed, "dropout", self.step, part.number)
         seed_torch(seed)
-        losses, metrics = task.loss(self.model, batch)
+        losses, metrics = self.layout.compute(task.loss, batch)
         loss = weighted(losses, part).sum() / config.global_batch_size
+        if not counts:
+            (loss * 0.0).backward()
+            return totals
         if config.sam_rho:
-            with at_the_worst_nearby(self.parameters, loss, config.sam_rho):
+            with at_the_worst_nearby(list(self.layout.trained.values()), loss, config.sam_rho):
                 seed_torch(seed)
-                again = weighted(task.loss(self.model, batch)[0], part)
+                again = weighted(self.layout.compute(task.loss, batch)[0], part)
                 (again.sum() / config.global_batch_size).backward()
         else:
             loss.backward()
-        self.metric_names = sorted(metrics)
-        means = [metrics[name].detach() * part.num_samples for name in self.metric_names]
+        names = self.report.metric_names = sorted(metrics)
+        means = [metrics[name].detach() * part.num_samples for name in names]
         row = torch.stack([losses.detach().sum(), *means]).to(torch.float32)
         return row if len(totals) == 0 else totals + row
-
-    def _gradients(self) -> list[Tensor]:
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-
-    def _exchange(self, gradients: list[Tensor], totals: Tensor) -> Tensor:
-        """Sum gradients and totals over the workers, in one buffer."""
-        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), totals])
-        dist.all_reduce(flat)
-        sizes = [gradient.numel() for gradient in gradients]
-        *parts, totals = flat.split([*sizes, len(totals)])
-        views = [part.view_as(grad) for part, grad in zip(parts, gradients, strict=True)]
-        torch._foreach_copy_(gradients, views)  # type: ignore[attr-defined]
-        return totals
 
     def _read_late(self, flags: Tensor | None = None) -> bool:
         """Look at the flags of the step before, and keep those of this one for later."""
@@ -248,7 +261,8 @@ class _Trainer:
         if pending is None:
             return False
         step, late = pending
-        bad, wants_checkpoint = late.read()
+        bad, wants_checkpoint, *own_s = late.read()
+        self.report.took(own_s)
         self.nonfinite_steps = [*self.nonfinite_steps, step] if bad else []
         if len(self.nonfinite_steps) >= self.settings.max_nonfinite_steps:
             self._stop_on_nonfinite()
@@ -270,60 +284,27 @@ class _Trainer:
 
     # -- what people see -----------------------------------------------------------------------
 
-    def _count(self, totals: Tensor, norm: Tensor, bad: Tensor, rate: float) -> None:
-        """Add a step to the window: [steps, bad steps, rate, norm, loss, metrics…]."""
-        good = 1.0 - bad
-        values = torch.cat([norm.reshape(1), totals[:-1] / self.config.global_batch_size])
-        values = torch.where(bad.bool(), torch.zeros_like(values), values)
-        head = torch.stack([good, bad, good.new_tensor(rate)])
-        row = torch.cat([head, values]).to(torch.float64)
-        if len(self.window) == 0:
-            self.window = torch.zeros_like(row)
-        self.window[: len(row)] += row
-
-    def _report(self) -> None:
-        if self.step % self.log_every == 0 or self.step == self.settings.num_steps:
-            if self.spool is not None:
-                self.spool.add(self.samples_seen, self._window_means())
-            self.window.zero_()
-            self.window_start, self.waited_s = time.monotonic(), 0.0
-        if self.moments.due(self.step):
-            self._look()
-
     def _look(self) -> dict[str, float]:
-        found = self.moments.look(self.model, self.ema, self.samples_seen)
-        if self.spool is not None:
-            self.spool.add(self.samples_seen, found)
-            self.spool.flush()
+        found = self.moments.look(self.ema, self.samples_seen)
+        self.report.add(self.samples_seen, found)
         return found
-
-    def _window_means(self) -> dict[str, float]:
-        good, bad, rate, *sums = self.window.tolist()
-        elapsed = max(time.monotonic() - self.window_start, 1e-9)
-        names = ["gradient_norm", "loss", *self.metric_names]
-        means = {name: total / good for name, total in zip(names, sums, strict=False) if good}
-        steps = good + bad
-        return means | {
-            "learning_rate": rate / steps,
-            "nonfinite_steps": bad,
-            "samples_per_s": steps * self.config.global_batch_size / elapsed,
-            "data_wait_share": self.waited_s / elapsed,
-        }
 
     def finish(self) -> None:
         """Last checkpoint, final numbers, published weights."""
         if checkpoints.latest(self.checkpoint_uri) is None or self.late is not None:
             self.checkpoint()
         final = self._look()
+        self.checkpointer.wait()
+        state = self.layout.published(self.ema.state())
         if self.rank == 0:
-            state = {name: value.cpu() for name, value in self.ema.published(self.model).items()}
             weights = storage.join(self.settings.uri, WEIGHTS)
             checkpoints.export_weights(
                 weights, state, self.settings.published_config, self.settings.stage
             )
+            trained = [p for p in self.model.parameters() if p.requires_grad]
             summary = {
                 "final": final,
-                "num_parameters": sum(parameter.numel() for parameter in self.parameters),
+                "num_parameters": sum(parameter.numel() for parameter in trained),
                 "samples": self.samples_seen,
             }
             storage.write_json(storage.join(self.settings.uri, SUMMARY), summary)

@@ -8,12 +8,13 @@ import torch
 import torch.distributed as dist
 from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline import draws, storage
 from pipeline.training.batches import Part, validation_parts, weighted
-from pipeline.training.device import seed_torch
+from pipeline.training.device import on_device, seed_torch
 from pipeline.training.ema import WeightAverage
+from pipeline.training.parallel import Replicated
 from pipeline.training.settings import LoopSettings
 
 GRID_PICTURES = 16
@@ -22,9 +23,10 @@ GRID_PICTURES = 16
 class Moments:
     """Evenly spaced looks at a training, with fixed samples and fixed draws."""
 
-    def __init__(self, settings: LoopSettings, rank: int, world: int) -> None:
+    def __init__(self, settings: LoopSettings, layout: Replicated, rank: int, world: int) -> None:
         """Spread the moments over the run; nothing is read yet."""
-        self._settings, self._rank, self._world = settings, rank, world
+        self._settings, self._layout = settings, layout
+        self._rank, self._world = rank, world
         count, steps = settings.num_moments, settings.num_steps
         self._steps = {steps * (index + 1) // count for index in range(count)} - {0, steps}
         self._parts: list[Part] | None = None
@@ -33,11 +35,12 @@ class Moments:
         """Whether a look follows ``step`` finished steps; the end is looked at by `finish`."""
         return step in self._steps
 
-    def look(self, model: nn.Module, ema: WeightAverage, samples_seen: int) -> dict[str, float]:
+    def look(self, ema: WeightAverage, samples_seen: int) -> dict[str, float]:
         """Validation metrics of the averaged weights, and a grid of pictures where there are any.
 
+        The live network is unchanged afterwards.
+
         Args:
-            model: The live network; unchanged afterwards.
             ema: Its average.
             samples_seen: Names the grid.
 
@@ -45,11 +48,12 @@ class Moments:
             ``validation_loss`` and the task's metrics as ``validation_<name>``; empty where no
             sample is held out.
         """
+        model = self._layout.model
         training = model.training
         with torch.no_grad(), ema.applied():
             model.eval()
-            found = self._validate(model)
-            self._draw(model, samples_seen)
+            found = self._validate()
+            self._draw(samples_seen)
         model.train(training)
         return found
 
@@ -67,11 +71,12 @@ class Moments:
             )
         return self._parts
 
-    def _validate(self, model: nn.Module) -> dict[str, float]:
+    def _validate(self) -> dict[str, float]:
         names: list[str] = []
         rows = []
         for part in self._batches():
-            losses, metrics = self._settings.task.loss(model, self._on_device(part))
+            batch = on_device(part.batch, self._settings.device)
+            losses, metrics = self._layout.compute(self._settings.task.loss, batch)
             names = sorted(metrics)
             means = torch.stack([weighted(losses, part).mean(), *(metrics[name] for name in names)])
             count = means.new_tensor([float(part.num_samples)])
@@ -85,19 +90,18 @@ class Moments:
         pairs = zip(["loss", *names], values, strict=True)
         return {f"validation_{name}": value / total for name, value in pairs}
 
-    def _draw(self, model: nn.Module, samples_seen: int) -> None:
+    def _draw(self, samples_seen: int) -> None:
         parts = self._batches()
-        if self._rank != 0 or not parts:
+        if not parts:
             return
-        batch = {name: value[:GRID_PICTURES] for name, value in self._on_device(parts[0]).items()}
+        few = {name: value[:GRID_PICTURES] for name, value in parts[0].batch.items()}
+        batch = on_device(few, self._settings.device)
         seed_torch(draws.hash64(self._settings.config.seed, "grid") >> 1)
-        pictures = self._settings.task.pictures(model, batch)
-        if pictures is not None:
+        # All draw, since a model may be cut over the workers; one keeps what it has drawn.
+        pictures = self._layout.compute(self._settings.task.pictures, batch)
+        if pictures is not None and self._rank == 0:
             uri = storage.join(self._settings.uri, "grids", f"{samples_seen:012d}.png")
             storage.write_bytes(uri, grid_png(pictures))
-
-    def _on_device(self, part: Part) -> dict[str, Tensor]:
-        return {name: value.to(self._settings.device) for name, value in part.batch.items()}
 
 
 def grid_png(pictures: UInt8[Tensor, " n 3 height width"]) -> bytes:

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pipeline.training.device import local
+
 SLOTS = ("step", "exp_avg", "exp_avg_sq")
 """State of one parameter: updates so far and the two moments (Kingma & Ba 2015, Algorithm 1)."""
 
@@ -21,10 +23,12 @@ def adamw(
 ) -> torch.optim.AdamW:
     """AdamW with decoupled decay on matrices and kernels only; its state exists from the start.
 
+    Of parameters that are cut over the workers it updates this worker's part.
+
     Source: Loshchilov & Hutter 2019, Algorithm 2; gains and biases are not decayed, as in CLIP
     (Radford et al. 2021 §2.5). The learning rate is set by `set_learning_rate` before every step.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [local(parameter) for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
@@ -43,9 +47,9 @@ def adamw(
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's live tensors as ``<parameter name>/<slot>``; loading in place restores it."""
     return {
-        f"{name}/{slot}": optimizer.state[parameter][slot]
+        f"{name}/{slot}": optimizer.state[local(parameter)][slot]
         for name, parameter in model.named_parameters()
-        if parameter in optimizer.state
+        if local(parameter) in optimizer.state
         for slot in SLOTS
     }
 

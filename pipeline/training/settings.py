@@ -24,12 +24,12 @@ class LoopSettings:
     num_moments: int = 4
     """Moments with validation loss and pictures, the end included."""
     validation_samples: int = 256
-    keep_checkpoints: int = 2
     max_nonfinite_steps: int = 5
     """So many steps in a row without a finite gradient stop the run."""
     cache_bytes: int = 1 << 30
     """Memory per worker for shards and decoded pictures beyond the open shards."""
     device: str = "cpu"
+    """Where a worker computes: cpu, or its own GPU."""
 
     @property
     def num_steps(self) -> int:

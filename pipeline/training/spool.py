@@ -7,6 +7,7 @@ No training step waits for a tracking server (contract 20).
 """
 
 import json
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Spool:
         self._started = time.time()
         self._lines: list[str] = []
         self._flushed = 0
+        self._writing = threading.Lock()
         self._last_flush = time.monotonic()
 
     def add(self, samples_seen: int, values: Mapping[str, float]) -> None:
@@ -44,19 +46,22 @@ class Spool:
             self.flush()
 
     def flush(self) -> None:
-        """Publish what is held, and how long this attempt has worked."""
-        self._last_flush = time.monotonic()
-        interval = {"started_s": self._started, "ended_s": time.time()}
-        storage.write_json(self._work_uri, interval)
-        if self._flushed == len(self._lines):
-            return
-        name = f"{self._number:05d}.jsonl"
-        content = "".join(line + "\n" for line in self._lines)
-        storage.write_bytes(storage.join(self._folder, name), content.encode())
-        self._flushed = len(self._lines)
-        if len(self._lines) >= LINES_PER_FILE:
-            self._number += 1
-            self._lines, self._flushed = [], 0
+        """Publish what is held, and how long this attempt has worked; any thread may call it."""
+        with self._writing:
+            self._last_flush = time.monotonic()
+            interval = {"started_s": self._started, "ended_s": time.time()}
+            storage.write_json(self._work_uri, interval)
+            held = len(self._lines)  # another thread may add to them from here on
+            if self._flushed == held:
+                return
+            name = f"{self._number:05d}.jsonl"
+            content = "".join(line + "\n" for line in self._lines[:held])
+            storage.write_bytes(storage.join(self._folder, name), content.encode())
+            self._flushed = held
+            if held >= LINES_PER_FILE:
+                self._number += 1
+                del self._lines[:held]
+                self._flushed = 0
 
 
 @dataclass

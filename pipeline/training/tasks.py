@@ -175,7 +175,7 @@ class PriorTask:
         """Squared error of the predicted embedding in model space."""
         prior = cast(DiffusionPrior, model)
         z_start = prior.whiten(batch["z_img"])
-        process = self._process.to(z_start)
+        process = self._process = self._process.to(z_start)
         z_t = gaussian.q_sample(z_start, batch["t"], batch["eps"], process.alpha_bar)
         output = prior(z_t, batch["t"], *prior_text(prior.text_encoder, self._text, batch))
         signal = process.alpha_bar[batch["t"]]
@@ -234,7 +234,7 @@ class DecoderTask:
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         """Squared error, and the variational bound of the variance where it is learned."""
         x_start = to_unit(batch["image"])
-        process = self._process.to(x_start)
+        process = self._process = self._process.to(x_start)
         t, eps = batch["t"], batch["eps"]
         x_t = gaussian.q_sample(x_start, t, eps, process.alpha_bar)
         text = decoder_text(cast(Decoder, model).text_encoder, self._text, batch)
@@ -308,7 +308,7 @@ class UpsamplerTask:
     def loss(self, model: nn.Module, batch: Batch) -> Losses:
         """Squared error."""
         x_start, t = to_unit(batch["image"]), batch["t"]
-        process = self._process.to(x_start)
+        process = self._process = self._process.to(x_start)
         x_t = gaussian.q_sample(x_start, t, batch["eps"], process.alpha_bar)
         output = model(x_t, t, to_unit(batch["low_res"]))
         signal = process.alpha_bar[t]

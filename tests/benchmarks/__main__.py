@@ -1,6 +1,7 @@
 """Lists the benchmarks with their bars."""
 
 BENCHMARKS = {
+    "checkpointing": "loop stops <= 20 % of a synchronous save's time; EMA <= 5 % of a step",
     "crawl": "img2dataset 1.47: at least its pictures/s and pictures/CPU-s, 256 px, local server",
     "embedding": "ViT-B/32 at 224 px: at least 0.95 x the bare model's best pictures/s",
     "image_scale": "image side: 10 x the pictures in at most 10.5 x the time beyond start-up",

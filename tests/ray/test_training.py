@@ -38,9 +38,9 @@ def dataset():
             yield place
 
 
-def config(num_workers: int):
+def config(num_workers: int, **more):
     execution = {"num_workers": num_workers, "threads": 1, "checkpoint_every_s": 1e-9}
-    return train_config(execution=execution)
+    return train_config(execution=execution | more)
 
 
 def run(settings):
@@ -60,10 +60,14 @@ def weights(settings):
     return load_file(f"{settings.uri}/weights.safetensors")
 
 
-def test_two_workers_train_what_one_process_trains_and_the_driver_sees_it(dataset, tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_workers_train_what_one_process_trains_and_the_driver_sees_it(
+    dataset, tmp_path, strategy
+):
     alone = loop_settings(dataset, tmp_path / "alone", config=config(1), task=WithoutDropout())
     train_loop(alone)
-    pair = loop_settings(dataset, tmp_path / "pair", config=config(2), task=WithoutDropout())
+    settings = config(2, strategy=strategy)
+    pair = loop_settings(dataset, tmp_path / "pair", config=settings, task=WithoutDropout())
     records, grids = run(pair)
     for name, value in weights(alone).items():
         assert torch.allclose(weights(pair)[name], value, atol=1e-5), name

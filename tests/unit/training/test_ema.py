@@ -43,8 +43,34 @@ def test_applied_shows_the_average_and_restores_every_bit():
     assert torch.equal(model[0].weight, live)
 
 
-def test_published_state_has_every_key_of_the_model():
-    model, average = make()
-    published = average.published(model)
-    assert set(published) == set(model.state_dict())
-    model.load_state_dict(published)
+def test_a_late_average_is_the_model_until_it_starts():
+    torch.manual_seed(0)
+    model = nn.Linear(2, 2)
+    average = WeightAverage(model, 0.9, start_step=5)
+    expected = None
+    for step in range(50):
+        with torch.no_grad():
+            model.weight += 0.1
+        average.update(step)
+        live = model.weight.detach().clone()
+        if step <= 5:
+            assert torch.equal(average.state()["weight"], live)
+            with average.applied():
+                assert torch.equal(model.weight, live)
+            expected = live
+        else:
+            decay = min(0.9, (1 + step - 5) / (10 + step - 5))
+            expected = decay * expected + (1 - decay) * live
+            torch.testing.assert_close(average.state()["weight"], expected)
+
+
+def test_a_restored_average_is_not_started_again():
+    model = nn.Linear(2, 2)
+    average = WeightAverage(model, 0.9, start_step=5)
+    saved = torch.full((2, 2), 7.0)
+    average.state()["weight"].copy_(saved)
+    average.resume(9)
+    assert torch.equal(average.state()["weight"], saved)
+    average.update(9)
+    expected = 5 / 14 * saved + 9 / 14 * model.weight.detach()
+    torch.testing.assert_close(average.state()["weight"], expected)

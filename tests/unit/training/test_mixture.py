@@ -140,7 +140,7 @@ def gradient(place, tmp_path, name):
     totals = torch.zeros(0)
     for part in parts:
         totals = trainer._backward(part, totals)
-    return [p.grad.clone() for p in trainer.parameters], trainer, parts
+    return [p.grad.clone() for p in trainer.layout.trained.values()], trainer, parts
 
 
 def test_a_weight_multiplies_the_loss_of_its_sample_and_nothing_else(places, tmp_path):
@@ -160,7 +160,7 @@ def test_a_weight_multiplies_the_loss_of_its_sample_and_nothing_else(places, tmp
     for place, key in enumerate(keys):
         expected = expected + positions[place] * rates[key] / mean / 8
     expected.backward()
-    for one, parameter in zip(found, trainer.parameters, strict=True):
+    for one, parameter in zip(found, trainer.layout.trained.values(), strict=True):
         assert torch.allclose(one, parameter.grad, atol=1e-6)
 
 
