@@ -31,10 +31,13 @@ def without_ray(monkeypatch):
 class Untracked(Tracking):
     """A run that nobody is told of."""
 
-    def __init__(self, config, output_dir, name):
+    def __init__(self, config, output_dir, name, say):
         pass
 
-    def stage(self, name, identity, tags):
+    def start(self):
+        pass
+
+    def stage(self, name, identity, tags, upstream):
         return UntrackedStage()
 
     def finish(self, status, metrics, artifacts):
