@@ -42,10 +42,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def export(run: "RunFile", options: argparse.Namespace) -> dict[str, Any]:
     """Export, or say what would be written."""
     from pipeline.chain.export import export_run
+    from pipeline.progress import Progress
 
-    return export_run(
-        run, options.output, options.format, options.diffusers, dry_run=options.dry_run
-    )
+    wanted = run, options.output, options.format, options.diffusers
+    return export_run(*wanted, Progress(), dry_run=options.dry_run)
 
 
 if __name__ == "__main__":

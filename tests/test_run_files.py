@@ -28,5 +28,6 @@ def test_a_run_file_parses_and_its_head_is_a_claim(path):
 def test_there_are_run_files():
     assert {path.relative_to(ROOT / "jobs/configs").parts[0] for path in RUN_FILES} >= {
         "demo",
+        "karlo",
         "real",
     }

@@ -38,8 +38,12 @@ def tiny_run(folder: Path) -> Path:
 
 
 def start(run_file, *options, env=None):
+    return start_job("jobs.run", "--config", str(run_file), *options, env=env)
+
+
+def start_job(job, *options, env=None):
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs.run", "--config", str(run_file), *options],
+        [sys.executable, "-m", job, *options],
         cwd=ROOT,
         env=env,
         stdout=subprocess.PIPE,

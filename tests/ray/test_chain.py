@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.tiny_run import manifests, start, tiny_run
+from tests.tiny_run import manifests, start, start_job, tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+MODELS = ("clip", "prior", "decoder", "upsampler_16_64", "upsampler_64_256")
 
 
 def finish(process, code=0):
@@ -179,3 +180,43 @@ def test_the_trained_stack_draws_from_python(folder):
     first, again = unclip("a red circle", seed=3), unclip("a red circle", seed=3)
     assert first.size == (256, 256)
     assert first.tobytes() == again.tobytes()
+
+
+def test_the_trained_models_run_in_diffusers_and_come_back_as_a_run(folder, run_file):
+    from diffusers import UnCLIPPipeline
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    stack = folder / "stack"
+    options = ["--config", str(run_file), "--output", str(stack)]
+    out, err = finish(start_job("jobs.export", *options))
+    line = json.loads(out.splitlines()[-1])
+    assert {name: len(sha) for name, sha in line["models"].items()} == dict.fromkeys(MODELS, 64)
+    assert "differs: the pipeline draws one z_img, not the best of 2" in err
+    pipeline = UnCLIPPipeline.from_pretrained(stack)
+    pipeline.set_progress_bar_config(disable=True)
+    steps = {f"{part}_num_inference_steps": 3 for part in ("prior", "decoder", "super_res")}
+    pictures = pipeline(["a red circle", "a blue square"], **steps).images
+    assert [picture.size for picture in pictures] == [(64, 64)] * 2
+    assert pictures[0].tobytes() != pictures[1].tobytes()
+
+    imported = {
+        "name": "imported",
+        "output_dir": str(folder / "imported"),
+        "imported": {"format": "diffusers", "path": str(stack), "models": list(MODELS)},
+        "generate": {
+            "prompts": {"type": "inline", "texts": ["a red circle"]},
+            "num_pictures": 2,
+            "seed": 1,
+            "prior": {"num_steps": 2},
+            "decoder": {"num_steps": 2},
+            "upsamplers": [{"num_steps": 1}, {"num_steps": 1}],
+            "ablations": {"num_pictures": 0},
+        },
+    }
+    again = folder / "imported.yaml"
+    again.write_text(json.dumps(imported))
+    out, _ = finish(start(again))
+    line = json.loads(out.splitlines()[-1])
+    assert line["stages_run"] == [*MODELS, "generate"]
+    assert line["num_pictures"] == 2

@@ -1,5 +1,6 @@
 """Folders of diffusers as stages of a run; nothing here imports diffusers."""
 
+import io
 import json
 import shutil
 
@@ -21,6 +22,7 @@ from pipeline.generation.weights import load_upsampler, read_stack
 from pipeline.interop.config import ImportedConfig
 from pipeline.interop.diffusers.write import export
 from pipeline.interop.imported import import_stage
+from pipeline.progress import Progress
 from pipeline.run_file import RunFile
 from tests.exportable_stack import make_run
 from tests.synthetic import publish
@@ -278,14 +280,19 @@ def test_runs_that_cannot_work_are_refused(folder, tmp_path, changes, words):
 
 def test_a_run_exports_what_it_has_and_says_so(run_uri, folder, tmp_path):
     run = run_file(folder, tmp_path, output_dir=run_uri)
-    target = str(tmp_path / "target")
-    looked = export_run(run, target, "diffusers", "0.42.1", dry_run=True)
-    assert looked == {"output": target, "format": "diffusers"}
+    target, said = str(tmp_path / "target"), io.StringIO()
+
+    def exported_as(form, *, dry_run, run=run, target=target):
+        return export_run(run, target, form, "0.42.1", Progress(said), dry_run=dry_run)
+
+    looked = exported_as("diffusers", dry_run=True)
     assert not (tmp_path / "target").exists()
-    line = export_run(run, target, "diffusers", "0.42.1", dry_run=False)
+    line = exported_as("diffusers", dry_run=False)
     assert set(line["models"]) == set(MODELS)
+    assert looked == {name: line[name] for name in looked}
+    assert said.getvalue().splitlines() == [f"differs: {d}" for d in line["differences"]] * 2
     with pytest.raises(ConfigError, match="exists"):
-        export_run(run, target, "open_clip", "0.42.1", dry_run=True)
-    nowhere = run_file(folder, tmp_path)
+        exported_as("open_clip", dry_run=True)
+    assert exported_as("open_clip", dry_run=False, target=str(tmp_path / "clip"))["models"]
     with pytest.raises(ConfigError, match=r"run\.json does not exist"):
-        export_run(nowhere, str(tmp_path / "b"), "diffusers", "0.42.1", dry_run=False)
+        exported_as("diffusers", dry_run=True, run=run_file(folder, tmp_path))

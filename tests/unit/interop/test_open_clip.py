@@ -138,3 +138,31 @@ def test_weights_of_another_architecture_are_refused(bridge, theirs, monkeypatch
 def test_missing_file_is_refused(bridge, theirs, tmp_path):
     with pytest.raises(ConfigError, match="no such weights file"):
         bridge.load_open_clip("tiny-test", tmp_path / "none.pt")
+
+
+def test_an_exported_clip_is_opened_by_open_clip_and_comes_back(bridge, theirs, tmp_path):
+    from pipeline.generation.weights import read_published
+    from pipeline.interop import open_clip_folder
+    from pipeline.models.config import OpenClipConfig
+    from tests.synthetic import publish
+
+    model, path = theirs
+    config = OpenClipConfig(model="tiny-test", weights_path=str(path))
+    output = bridge.import_stage(config, str(tmp_path / "clip"), lambda found: None)
+    publish(str(tmp_path / "clip"), "clip", output.content)
+    folder = tmp_path / "folder"
+    found = read_published(str(tmp_path / "clip"), "clip")
+    line = open_clip_folder.export(found, str(folder))
+    assert line == {"models": {"clip": found.sha256}}
+    again = bridge.open_clip.create_model(f"local-dir:{folder}").eval()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(again.encode_image(images), model.encode_image(images))
+    weights = folder / open_clip_folder.WEIGHTS
+    back = bridge.load_open_clip(f"local-dir:{folder}", weights)
+    assert back.config == bridge.clip_config("tiny-test")
+    assert all(torch.equal(t, found.state[n]) for n, t in back.state_dict().items())
+    with pytest.raises(ConfigError, match="exists"):
+        open_clip_folder.export(found, str(folder))
