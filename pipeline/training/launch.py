@@ -24,7 +24,7 @@ from ray.train.torch import TorchTrainer
 
 from pipeline import errors, storage
 from pipeline.config import semantic
-from pipeline.errors import ConfigError, DataError, PipelineError
+from pipeline.errors import ConfigError, DataError, PipelineError, StorageError
 from pipeline.progress import Bar, Progress
 from pipeline.results import Result, StageOutput
 from pipeline.runtime import require_cpus
@@ -44,12 +44,12 @@ from pipeline.training.config import (
 )
 from pipeline.training.inputs import TaskInputs
 from pipeline.training.loop import SUMMARY, WEIGHTS, train_loop
+from pipeline.training.notices import passed_on
 from pipeline.training.settings import LoopSettings
 from pipeline.training.spool import STEP, SpoolTail, work_intervals
+from pipeline.training.stragglers import Stragglers
 from pipeline.training.tasks import build_task
 
-MAX_FAILURES = 3
-"""Failed worker groups that are started again within one call."""
 WATCH_EVERY_S = 0.5
 RAY_FOLDER = "ray"
 STOPPED = "stopped.json"
@@ -206,9 +206,9 @@ def fit(
         KeyboardInterrupt: The user stopped it; checkpoints stay.
     """
     execution = settings.config.execution
-    require_cpus(execution.num_workers * execution.threads, f"training of {name}")
-    workers = max(1, execution.num_workers)
-    require_cpus(workers * execution.gpus_per_worker, f"training of {name}", "GPU")
+    workers = execution.min_workers or execution.num_workers
+    require_cpus(workers * execution.threads, f"training of {name}")
+    require_cpus(max(1, workers) * execution.gpus_per_worker, f"training of {name}", "GPU")
     total = settings.num_steps * settings.config.global_batch_size
     with progress.stage(name, total=total, unit="samples") as bar:
         watcher = _Watcher(settings.uri, progress, bar, on_metrics, on_grid)
@@ -230,16 +230,16 @@ def _run_workers(settings: LoopSettings) -> None:
             # A new name each time: Ray would otherwise resume from a record of its own.
             name=f"{settings.stage}-{uuid.uuid4().hex[:8]}",
             storage_path=folder,
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=ray.train.FailureConfig(max_failures=execution.max_failures),
         ),
     )
     _remove_file(storage.join(settings.uri, STOPPED))
     try:
-        with _interrupt_as_keyboard_interrupt():
+        with passed_on(settings.uri, execution.grace_s), _interrupt_as_keyboard_interrupt():
             trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise DataError(
-            f"training of {settings.stage} failed {MAX_FAILURES + 1} times: {error}; its "
+        raise _cause(error) or DataError(
+            f"training of {settings.stage} failed {execution.max_failures + 1} times: {error}; its "
             "checkpoints stay: run the same command again"
         ) from error
     finally:
@@ -253,8 +253,9 @@ def _scaling(execution: TrainExecution) -> ray.train.ScalingConfig:
     resources: dict[str, float] = {"CPU": execution.threads}
     if execution.gpus_per_worker:
         resources["GPU"] = execution.gpus_per_worker
+    most = execution.num_workers
     return ray.train.ScalingConfig(
-        num_workers=execution.num_workers,
+        num_workers=most if execution.min_workers is None else (execution.min_workers, most),
         use_gpu=bool(execution.gpus_per_worker),
         resources_per_worker=resources,
     )
@@ -302,9 +303,11 @@ def _interrupt_as_keyboard_interrupt() -> Iterator[None]:
 
 
 def _stop(uri: str, error: PipelineError) -> None:
-    storage.write_json(
-        storage.join(uri, STOPPED), {"kind": type(error).__name__, "message": str(error)}
-    )
+    told = {"kind": type(error).__name__, "message": str(error)}
+    try:
+        storage.write_json(storage.join(uri, STOPPED), told)
+    except StorageError:  # no space for a word of it: Ray carries the error, after its restarts
+        raise error from None
 
 
 def _stopped(uri: str) -> PipelineError | None:
@@ -314,6 +317,13 @@ def _stopped(uri: str) -> PipelineError | None:
         return None
     found = storage.read_json(path)
     return getattr(errors, found["kind"])(found["message"])
+
+
+def _cause(error: ray.train.TrainingFailedError) -> PipelineError | None:
+    """The error of ours that Ray brings from a worker, or None."""
+    failures = getattr(error, "worker_failures", {}).values()
+    causes = [getattr(failure, "_base_exc", failure) for failure in failures]
+    return next((cause for cause in causes if isinstance(cause, PipelineError)), None)
 
 
 def _remove_folder(folder: str) -> None:
@@ -350,7 +360,7 @@ class _Watcher:
         self, uri: str, progress: Progress, bar: Bar, on_metrics: OnMetrics, on_grid: OnGrid
     ) -> None:
         self._tail, self._grids, self._seen = SpoolTail(uri), storage.join(uri, "grids"), set()
-        self._progress, self._bar = progress, bar
+        self._progress, self._bar, self._stragglers = progress, bar, Stragglers(uri)
         self._on_metrics, self._on_grid = on_metrics, on_grid
         self._complained = False
 
@@ -377,6 +387,8 @@ class _Watcher:
         if records:
             notes = {name: value for r in records for name, value in r.items() if name == "loss"}
             self._bar.to(int(records[-1][STEP]), **notes)
+            for message in self._stragglers.messages(records):
+                self._progress.say(message)
         try:
             if records:
                 self._on_metrics(records)
