@@ -6,7 +6,8 @@ PipelineError
 │   └── CheckpointError   weights or a checkpoint do not match their manifest
 ├── QualityError      a configured quality gate failed (exit 3)
 ├── StorageError      a store is full or unreachable; nothing is half-written (exit 75)
-└── BusyError         another live run holds the output folder (exit 75)
+├── BusyError         another live run holds the output folder (exit 75)
+└── PreemptedError    asked to stop; all that was done is kept (exit 75)
 
 A message states the value, the rule, the numbers in it and the remedy. A bad *sample* is no
 exception: it is a row with a ``drop_reason``, counted in the manifest.
@@ -53,5 +54,11 @@ class StorageError(PipelineError):
 
 class BusyError(PipelineError):
     """Another live run holds the output folder."""
+
+    exit_code = EXIT_LATER
+
+
+class PreemptedError(PipelineError):
+    """The job was asked to stop and has, at a checkpoint; the same command goes on later."""
 
     exit_code = EXIT_LATER

@@ -185,3 +185,13 @@ def require_cpus(wanted: int | float, purpose: str, kind: str = "CPU") -> None:
             f"{purpose} wants {wanted:g} {kind}s, the Ray cluster has {available:g}; "
             "lower its workers or add nodes"
         )
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the cluster's nodes that were told to go, as spot machines are before they vanish."""
+    import ray
+
+    # Ray has no public call for it outside of a training worker, where it would wait for all.
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes()) if ray.is_initialized() else set()

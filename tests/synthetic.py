@@ -5,11 +5,13 @@ import json
 import os
 import signal
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import nn
 
@@ -302,4 +304,17 @@ class DyingTask(RegressionTask):
         if self._calls == self.at_call and not Path(self.marker).exists():
             Path(self.marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(model, batch)
+
+
+@dataclass
+class SlowTask(RegressionTask):
+    """Takes its time, one of the workers more than the others."""
+
+    seconds: float = 0.05
+    slow_rank: int = -1
+
+    def loss(self, model, batch):
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        time.sleep(self.seconds * (3 if rank == self.slow_rank else 1))
         return super().loss(model, batch)

@@ -20,13 +20,16 @@ from pipeline.chain.report import REPORT, commit, write_report
 from pipeline.chain.stages import Work, preflight, stages
 from pipeline.config import semantic
 from pipeline.curation.pilot import Pilot
-from pipeline.errors import BusyError, ConfigError
+from pipeline.errors import BusyError, ConfigError, PreemptedError
 from pipeline.identity import fingerprint
 from pipeline.memory import PeakMemory
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.run_file import RunFile
 from pipeline.tracking import StageRun, Tracking, waits
+
+STOPPED = (KeyboardInterrupt, PreemptedError)
+"""Somebody ended the run; nothing is wrong with it."""
 
 
 @dataclass
@@ -215,7 +218,7 @@ class Session:
     ) -> None:
         assert self._tracking is not None
         status = "FINISHED" if kind is None else "FAILED"
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
+        if kind is not None and issubclass(kind, STOPPED):
             status = "KILLED"
         final = self.summary.results.get("evaluate")
         report = Path(storage.join(self._run.output_dir, REPORT))
@@ -234,7 +237,7 @@ class Session:
         try:
             yield run
         except BaseException as error:
-            run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", {}, [])
+            run.finish("KILLED" if isinstance(error, STOPPED) else "FAILED", {}, [])
             raise
 
     def _publish(

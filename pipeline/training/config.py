@@ -132,6 +132,13 @@ class TrainExecution(StrictModel):
     num_workers: int = Field(ge=0)
     """Training processes; each owns lanes of the data. 0 trains inside the job's own process, which
     spares the minute that a worker group takes to start on a small machine."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Training goes on with as few while others are lost, and with more when there is room again;
+    None waits until there are ``num_workers``."""
+    max_failures: int = Field(default=3, ge=0)
+    """Worker groups that may fail within one call, beside those whose node was taken away."""
+    grace_s: float = Field(default=60.0, gt=0)
+    """Seconds after SIGTERM in which the workers write a last checkpoint."""
     threads: int = Field(ge=1)
     """Torch threads, and CPUs, per worker."""
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
@@ -163,6 +170,19 @@ class TrainExecution(StrictModel):
             raise ValueError(
                 f"num_workers={self.num_workers} is not a multiple of "
                 f"shard_workers={self.shard_workers}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fewer_are_fewer(self) -> "TrainExecution":
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers={self.min_workers} is above num_workers={self.num_workers}"
+            )
+        if self.min_workers is not None and self.strategy == "hsdp":
+            raise ValueError(
+                f"min_workers={self.min_workers} allows numbers of workers that do not divide into "
+                "groups; leave it out, or use strategy fsdp"
             )
         return self
 
@@ -277,7 +297,8 @@ class TrainConfig(StrictModel):
             )
         replicas = self.global_batch_size // self.micro_batch_size
         is_clip = isinstance(self.task, ClipTaskConfig)
-        if self.sam_rho and is_clip and max(1, self.execution.num_workers) != replicas:
+        workers = {max(1, self.execution.num_workers), self.execution.min_workers} - {None}
+        if self.sam_rho and is_clip and workers != {replicas}:
             raise ValueError(
                 f"sam_rho={self.sam_rho} perturbs each of the {replicas} micro-batches by itself, "
                 f"execution.num_workers={self.execution.num_workers} would join some; train CLIP "

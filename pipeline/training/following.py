@@ -13,6 +13,7 @@ from pipeline import storage
 from pipeline.progress import Bar, Progress
 from pipeline.training.settings import LoopSettings
 from pipeline.training.spool import STEP, SpoolTail
+from pipeline.training.stragglers import Stragglers
 
 WATCH_EVERY_S = 0.5
 
@@ -54,7 +55,7 @@ class _Watcher:
         self, uri: str, progress: Progress, bar: Bar, on_metrics: OnMetrics, on_grid: OnGrid
     ) -> None:
         self._tail, self._grids, self._seen = SpoolTail(uri), storage.join(uri, "grids"), set()
-        self._progress, self._bar = progress, bar
+        self._progress, self._bar, self._stragglers = progress, bar, Stragglers(uri)
         self._on_metrics, self._on_grid = on_metrics, on_grid
         self._complained = False
 
@@ -81,6 +82,8 @@ class _Watcher:
         if records:
             notes = {name: value for r in records for name, value in r.items() if name == "loss"}
             self._bar.to(int(records[-1][STEP]), **notes)
+            for message in self._stragglers.messages(records):
+                self._progress.say(message)
         try:
             if records:
                 self._on_metrics(records)

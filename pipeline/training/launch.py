@@ -23,7 +23,7 @@ from ray.train.torch import TorchTrainer
 
 from pipeline import errors, storage
 from pipeline.config import semantic
-from pipeline.errors import ConfigError, DataError, PipelineError
+from pipeline.errors import ConfigError, DataError, PipelineError, StorageError
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.runtime import require_cpus
@@ -44,12 +44,11 @@ from pipeline.training.config import (
 from pipeline.training.following import OnGrid, OnMetrics, followed
 from pipeline.training.inputs import task_inputs
 from pipeline.training.loop import SUMMARY, WEIGHTS, train_loop
+from pipeline.training.notices import passed_on
 from pipeline.training.settings import LoopSettings
 from pipeline.training.spool import work_intervals
 from pipeline.training.tasks import build_task
 
-MAX_FAILURES = 3
-"""Failed worker groups that are started again within one call."""
 RAY_FOLDER = "ray"
 STOPPED = "stopped.json"
 """What a worker found wrong, where it was one of our errors."""
@@ -187,9 +186,9 @@ def fit(
         KeyboardInterrupt: The user stopped it; checkpoints stay.
     """
     execution = settings.config.execution
-    require_cpus(execution.num_workers * execution.threads, f"training of {name}")
-    workers = max(1, execution.num_workers)
-    require_cpus(workers * execution.gpus_per_worker, f"training of {name}", "GPU")
+    workers = execution.min_workers or execution.num_workers
+    require_cpus(workers * execution.threads, f"training of {name}")
+    require_cpus(max(1, workers) * execution.gpus_per_worker, f"training of {name}", "GPU")
     with followed(settings, name, progress, on_metrics, on_grid):
         # A call that died after its last write finds everything done.
         if not storage.exists(storage.join(settings.uri, SUMMARY)):
@@ -207,16 +206,16 @@ def _run_workers(settings: LoopSettings) -> None:
             # A new name each time: Ray would otherwise resume from a record of its own.
             name=f"{settings.stage}-{uuid.uuid4().hex[:8]}",
             storage_path=folder,
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=ray.train.FailureConfig(max_failures=execution.max_failures),
         ),
     )
     _remove_file(storage.join(settings.uri, STOPPED))
     try:
-        with _interrupt_as_keyboard_interrupt():
+        with passed_on(settings.uri, execution.grace_s), _interrupt_as_keyboard_interrupt():
             trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise DataError(
-            f"training of {settings.stage} failed {MAX_FAILURES + 1} times: {error}; its "
+        raise _cause(error) or DataError(
+            f"training of {settings.stage} failed {execution.max_failures + 1} times: {error}; its "
             "checkpoints stay: run the same command again"
         ) from error
     finally:
@@ -230,8 +229,9 @@ def _scaling(execution: TrainExecution) -> ray.train.ScalingConfig:
     resources: dict[str, float] = {"CPU": execution.threads}
     if execution.gpus_per_worker:
         resources["GPU"] = execution.gpus_per_worker
+    most = execution.num_workers
     return ray.train.ScalingConfig(
-        num_workers=execution.num_workers,
+        num_workers=most if execution.min_workers is None else (execution.min_workers, most),
         use_gpu=bool(execution.gpus_per_worker),
         resources_per_worker=resources,
     )
@@ -279,9 +279,11 @@ def _interrupt_as_keyboard_interrupt() -> Iterator[None]:
 
 
 def _stop(uri: str, error: PipelineError) -> None:
-    storage.write_json(
-        storage.join(uri, STOPPED), {"kind": type(error).__name__, "message": str(error)}
-    )
+    told = {"kind": type(error).__name__, "message": str(error)}
+    try:
+        storage.write_json(storage.join(uri, STOPPED), told)
+    except StorageError:  # no space for a word of it: Ray carries the error, after its restarts
+        raise error from None
 
 
 def _stopped(uri: str) -> PipelineError | None:
@@ -291,6 +293,13 @@ def _stopped(uri: str) -> PipelineError | None:
         return None
     found = storage.read_json(path)
     return getattr(errors, found["kind"])(found["message"])
+
+
+def _cause(error: ray.train.TrainingFailedError) -> PipelineError | None:
+    """The error of ours that Ray brings from a worker, or None."""
+    failures = getattr(error, "worker_failures", {}).values()
+    causes = [getattr(failure, "_base_exc", failure) for failure in failures]
+    return next((cause for cause in causes if isinstance(cause, PipelineError)), None)
 
 
 def _remove_folder(folder: str) -> None:

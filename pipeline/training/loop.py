@@ -8,13 +8,14 @@ one step late.
 """
 
 import time
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from pipeline import checkpoints, draws, storage
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, PreemptedError
 from pipeline.failpoints import failpoint
 from pipeline.shards.loader import Loader, prefetch
 from pipeline.training.batches import Part, step_parts, weighted
@@ -22,6 +23,7 @@ from pipeline.training.checkpointing import Checkpointer
 from pipeline.training.device import Late, Stopwatch, fixed_arithmetic, on_device, seed_torch
 from pipeline.training.ema import WeightAverage
 from pipeline.training.moments import Moments
+from pipeline.training.notices import Notices
 from pipeline.training.optim import (
     adamw,
     learning_rate,
@@ -51,6 +53,7 @@ def train_loop(settings: LoopSettings, rank: int = 0, world: int = 1) -> None:
         ConfigError: More workers than micro-batches.
         DataError: Gradients stay non-finite; names the samples.
         StorageError: A checkpoint could not be written.
+        PreemptedError: The driver asked to stop; a checkpoint is written.
     """
     config = settings.config
     with fixed_arithmetic(config.execution.threads, settings.device, config.precision):
@@ -61,6 +64,14 @@ def train_loop(settings: LoopSettings, rank: int = 0, world: int = 1) -> None:
             trainer.finish()
         finally:
             trainer.checkpointer.close()
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the first worker asks of all."""
+
+    checkpoint: bool = False
+    stop: bool = False
 
 
 class _Trainer:
@@ -83,6 +94,8 @@ class _Trainer:
         self.nonfinite_steps: list[int] = []
         self.moments = Moments(settings, self.layout, rank, world)
         self.report = Report(settings, rank)
+        self.report.introduce(world)
+        self.notices = Notices(settings.uri)
         self.own_time, self.waited_s = Stopwatch(settings.device), 0.0
         self.checkpoint_uri = storage.join(settings.uri, "checkpoints")
         self.checkpointer = Checkpointer(
@@ -172,19 +185,21 @@ class _Trainer:
                 step_parts_now = next(ahead)
                 self.waited_s = time.monotonic() - waiting
                 self.report.waited(self.waited_s)
-                wants_checkpoint = self._take_step(step_parts_now)
+                wishes = self._take_step(step_parts_now)
                 self.checkpointer.check()
                 failpoint("loop.after_step")
                 self.report.after(self.step)
                 if self.moments.due(self.step):
                     self._look()
-                if wants_checkpoint and self.step < settings.num_steps:
+                if (wishes.checkpoint or wishes.stop) and self.step < settings.num_steps:
                     self.checkpoint()
+                    if wishes.stop:
+                        self._stop_as_asked()
         finally:
             ahead.close()
 
-    def _take_step(self, parts: list[Part]) -> bool:
-        """One optimiser step; returns whether rank 0 asked for a checkpoint one step before."""
+    def _take_step(self, parts: list[Part]) -> Wishes:
+        """One optimiser step; returns what rank 0 wished for one step before."""
         config, layout = self.config, self.layout
         totals = torch.zeros(0)
         with self.own_time:
@@ -217,13 +232,17 @@ class _Trainer:
         return -(-self.config.global_batch_size // self.config.micro_batch_size // self.world)
 
     def _with_notes(self, totals: Tensor) -> tuple[Tensor, int]:
-        """Totals, then what a worker tells the others: a wish for a checkpoint, its own seconds."""
-        passed = time.monotonic() - self.last_checkpoint
-        due = passed >= self.config.execution.checkpoint_every_s
-        notes = totals.new_zeros(1 + self.world)
-        if self.rank == 0 and due and not self.checkpointer.is_writing:
-            notes[0].fill_(1.0)
-        notes[1 + self.rank].fill_(self.waited_s + self.own_time.last_s())
+        """Totals, then what a worker tells the others: wishes of rank 0, each one's own seconds."""
+        notes = totals.new_zeros(2 + self.world)
+        if self.rank == 0:
+            asked = self.notices.new()
+            passed = time.monotonic() - self.last_checkpoint
+            due = passed >= self.config.execution.checkpoint_every_s
+            if asked == "checkpoint" or (due and not self.checkpointer.is_writing):
+                notes[0].fill_(1.0)
+            if asked == "stop":
+                notes[1].fill_(1.0)
+        notes[2 + self.rank].fill_(self.waited_s + self.own_time.last_s())
         return torch.cat([totals, notes]), len(notes)
 
     def _backward(self, part: Part, totals: Tensor, *, counts: bool = True) -> Tensor:
@@ -252,21 +271,29 @@ class _Trainer:
         row = torch.stack([losses.detach().sum(), *means]).to(torch.float32)
         return row if len(totals) == 0 else totals + row
 
-    def _read_late(self, flags: Tensor | None = None) -> bool:
+    def _read_late(self, flags: Tensor | None = None) -> Wishes:
         """Look at the flags of the step before, and keep those of this one for later."""
         pending, self.late = self.late, None
         if flags is not None:
             self.late = (self.step, Late(flags))
             self.step += 1
         if pending is None:
-            return False
+            return Wishes()
         step, late = pending
-        bad, wants_checkpoint, *own_s = late.read()
+        bad, checkpoint, stop, *own_s = late.read()
         self.report.took(own_s)
         self.nonfinite_steps = [*self.nonfinite_steps, step] if bad else []
         if len(self.nonfinite_steps) >= self.settings.max_nonfinite_steps:
             self._stop_on_nonfinite()
-        return bool(wants_checkpoint)
+        return Wishes(bool(checkpoint), bool(stop))
+
+    def _stop_as_asked(self) -> None:
+        self.checkpointer.wait()
+        raise PreemptedError(
+            f"asked to stop: stopped at samples_seen={self.samples_seen} of "
+            f"{self.settings.num_steps * self.config.global_batch_size} with a checkpoint; the "
+            "same command goes on from it"
+        )
 
     def _stop_on_nonfinite(self) -> None:
         steps = self.nonfinite_steps

@@ -1,13 +1,17 @@
 """What a worker tells of its steps: the points of the loss curve, and who is slow."""
 
+import socket
 import statistics
 import time
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from pipeline import storage
 from pipeline.training.settings import LoopSettings
 from pipeline.training.spool import Spool
+from pipeline.training.stragglers import WORKERS
 
 LOG_POINTS = 200
 """About so many points of the loss curve, and at least one every `LOG_EVERY_AT_MOST` steps."""
@@ -34,6 +38,14 @@ class Report:
         self._started = time.monotonic()
         self._waited_s = 0.0
         self._own_s: list[list[float]] = []
+
+    def introduce(self, world: int) -> None:
+        """Write down on which machine each worker is; every worker calls it."""
+        machines = [socket.gethostname()] * world
+        if world > 1:
+            dist.all_gather_object(machines, socket.gethostname())
+        if self.spool is not None:
+            storage.write_json(storage.join(self._settings.uri, WORKERS), machines)
 
     def state(self) -> Tensor:
         """The sums, as a checkpoint holds them."""

@@ -1,7 +1,12 @@
 """Training under Ray Train: any number of workers, killed workers, errors that people can read."""
 
 import io
+import os
+import signal
+import socket
 import tempfile
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.errors import DataError
+from pipeline import checkpoints
+from pipeline.errors import DataError, PreemptedError
 from pipeline.progress import Progress
 from pipeline.runtime import RayConfig, prepare_environment, ray_session
 from pipeline.shards.loader import Loader
@@ -20,6 +26,7 @@ from pipeline.training.loop import train_loop
 from tests.synthetic import (
     DyingTask,
     RegressionTask,
+    SlowTask,
     loop_settings,
     make_dataset,
     train_config,
@@ -106,6 +113,52 @@ def test_an_error_of_ours_reaches_the_driver_as_itself(dataset, tmp_path, num_wo
     task = RegressionTask(poison_key=key)
     with pytest.raises(DataError, match=key):
         run(replace(settings, task=task, max_nonfinite_steps=1))
+
+
+def terminate_when(path: Path):
+    """SIGTERM to this process, as to a job, half a second after a file is there."""
+
+    def wait():
+        while not path.exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_sigterm_leaves_a_checkpoint_and_asks_to_be_called_again(dataset, tmp_path, num_workers):
+    rarely = config(num_workers, checkpoint_every_s=1e9)
+    whole = loop_settings(dataset, tmp_path / "whole", config=rarely)
+    run(whole)
+    asked = loop_settings(dataset, tmp_path / "asked", config=rarely, task=SlowTask())
+    terminating = terminate_when(tmp_path / "asked" / "workers.json")
+    with pytest.raises(PreemptedError, match="the same command goes on") as caught:
+        run(asked)
+    terminating.join()
+    assert caught.value.exit_code == 75
+    left = checkpoints.completed(f"{asked.uri}/checkpoints")
+    assert len(left) == 1
+    assert not Path(asked.uri, "weights.safetensors").exists()
+    assert not Path(asked.uri, "notice.json").exists()
+    run(replace(asked, task=RegressionTask()))
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(asked)[name], value), name
+
+
+def test_a_slow_worker_is_named(dataset, tmp_path):
+    said = io.StringIO()
+    task = SlowTask(seconds=0.02, slow_rank=1)
+    settings = loop_settings(dataset, tmp_path / "slow", config=config(2), task=task)
+    fit(settings, "test", Progress(said), lambda records: None, lambda path, step: None)
+    told = [line for line in said.getvalue().splitlines() if "all wait for it" in line]
+    assert len(told) == 1
+    assert f"worker 1 on {socket.gethostname()}" in told[0]
+    points = [p for p in spool.read(settings.uri) if "slowest_worker" in p]
+    assert points[-1]["own_step_s_slowest"] > 2 * points[-1]["own_step_s_median"] > 0.02
 
 
 class WithoutDropout(RegressionTask):
