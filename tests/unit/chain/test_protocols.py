@@ -36,7 +36,7 @@ FEW = {"num_samples": 8, "batch_size": 4}
 SMALL = {
     "priors": {**FEW, "num_steps": 2},
     "decoder": {**FEW, "inversion_steps": [2, 4]},
-    "upsamplers": {**FEW, "num_resamples": 100},
+    "upsamplers": {**FEW, "num_resamples": 100, "sampling": [{"num_steps": 2}]},
 }
 
 
