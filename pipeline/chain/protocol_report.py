@@ -22,7 +22,10 @@ NOTES = {
     "says its mean: a draw has the spread of the data, the mean has none.",
     "cosine_to_z_img_centred": "The same after the mean z_img of the data was taken from both.",
     "cosine_to_other_z_img": "Of the draw and the z_img of another held-out picture.",
-    "cosine_over_linear": "Cosine to the true z_img minus the linear prior's, sample by sample.",
+    "cosine_over_linear_prior": "Cosine to the true z_img minus the linear prior's, sample by "
+    "sample. The linear prior says the mean of what may be: means of draws are its like.",
+    "cosine_over_linear_prior_with_residuals": "The same over draws of the linear prior: its mean "
+    "and the residual of a random training sample. Single draws are its like.",
     "inversion": "Held-out pictures, inverted to noise with their own z_img and no caption and "
     "drawn again with eta 0; and drawn from other noise.",
 }

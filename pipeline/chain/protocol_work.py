@@ -1,6 +1,7 @@
 """The protocols themselves: which tasks each one runs, and what becomes of their results."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
@@ -27,18 +28,22 @@ def compare_priors(config: PriorsCheck, work: Work) -> StageOutput:
 
     models = {n: r for n, r in work.inputs.items() if n not in (*DATA, "decoder")}
     arms = _arms(models, config)
-    tasks: dict[str, Any] = {f"draws-{n}": _draws(config, arm, work) for n, arm in arms.items()}
+    draws = {name: _draws(config, arm, work) for name, arm in arms.items()}
+    losses = {}
     for name, model in models.items():
-        if kind_of(model) != "linear_prior":
-            tasks[f"losses-{name}"] = _losses(config, config.num_draws, model, work)
+        if kind_of(model) == "linear_prior":
+            draws[f"{name}_with_residuals"] = replace(draws[name], adds_residuals=True)
+        else:
+            losses[name] = _losses(config, config.num_draws, model, work)
     drawn = _pictures(config, arms, work)
-    done = _run_tasks(tasks | {f"pictures-{name}": task for name, task in drawn.items()}, work)
-    groups = comparisons.cosines({arm: done[f"draws-{arm}"] for arm in arms}, config.seed)
+    kinds: dict[str, Mapping[str, Any]] = {"draws": draws, "losses": losses, "pictures": drawn}
+    tasks = {f"{kind}-{n}": task for kind, each in kinds.items() for n, task in each.items()}
+    done = _run_tasks(tasks, work)
+    groups = comparisons.cosines({arm: done[f"draws-{arm}"] for arm in draws}, config.seed)
     groups["pictures"] = comparisons.pictures({n: done[f"pictures-{n}"] for n in drawn})
-    for name in models:
-        if f"losses-{name}" in done:
-            losses = comparisons.conditions(name, done[f"losses-{name}"], config.seed)
-            groups[f"{name}_conditions"] = losses
+    for name in losses:
+        found = comparisons.conditions(name, done[f"losses-{name}"], config.seed)
+        groups[f"{name}_conditions"] = found
     facts = {
         name: {"num_parameters": m.content["num_parameters"], "samples": m.content["samples"]}
         for name, m in models.items()

@@ -34,7 +34,11 @@ from pipeline.shards.adopt_config import AdoptConfig
 from pipeline.shards.embed_config import EmbedConfig
 from pipeline.shards.select_config import SelectConfig
 from pipeline.tracking import StageRun
-from pipeline.training.config import LinearPriorTraining, TrainConfig
+from pipeline.training.config import (
+    AutoregressivePriorTaskConfig,
+    LinearPriorTraining,
+    TrainConfig,
+)
 
 OPT_OUTS = "opt_outs"
 """Folder of a run's ledger of opt-outs."""
@@ -104,7 +108,7 @@ def stages(run: RunFile) -> list[Stage]:
         ("embed", 2, run.embed, ("curate", "clip"), _embed),
         ("score", 1, run.scoring(), _scored(run), _score),
         ("select", 2, run.select, _selected(run), _select),
-        ("prior", 1, run.prior, generative, _training("prior")),
+        ("prior", _prior_version(run), run.prior, generative, _training("prior")),
         ("decoder", 1, run.decoder, generative, _training("decoder")),
         *(
             (name, 1, config, ("curate", "select"), _training(name))
@@ -137,6 +141,12 @@ def _imported_rows(run: RunFile, *models: str) -> list[_Row]:
         for name in models
         if run.imports(name)
     ]
+
+
+def _prior_version(run: RunFile) -> int:
+    """Codes start as a random walk since version 2; other priors are what they were."""
+    task = None if run.prior is None else run.prior.task
+    return 2 if isinstance(task, AutoregressivePriorTaskConfig) else 1
 
 
 def _scored(run: RunFile) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from pipeline.evaluation.protocols import Estimates, upsampling
 from pipeline.evaluation.upsampling_features import SETS, read_features
 
 Rows = Mapping[str, Any]
-LINEAR = "linear_prior"
+LINEAR, LINEAR_DRAWS = "linear_prior", "linear_prior_with_residuals"
 AS_IS = "as_is"
 TARGETS = {"z_img": "z_img", "centred": "z_img_centred", "z_txt": "z_txt", "other": "other_z_img"}
 """What ``DrawHeldOut`` calls it → its name in a metric."""
@@ -40,13 +40,16 @@ def cosines(arms: Mapping[str, Rows], seed: int) -> dict[str, Estimates]:
             f"{arm}_cosine_to_{name}": bootstrap_mean(_column(found["cosines"][target]), seed)
             for arm, found in arms.items()
         }
-    if LINEAR in arms:
-        linear = _column(arms[LINEAR]["cosines"]["z_img"])
-        groups["cosine_over_linear"] = {
-            f"{arm}_over_linear": bootstrap_mean(_column(found["cosines"]["z_img"]) - linear, seed)
-            for arm, found in arms.items()
-            if arm != LINEAR
-        }
+    for baseline in (LINEAR, LINEAR_DRAWS):
+        if baseline in arms:
+            of_it = _column(arms[baseline]["cosines"]["z_img"])
+            groups[f"cosine_over_{baseline}"] = {
+                f"{arm}_over_{baseline}": bootstrap_mean(
+                    _column(found["cosines"]["z_img"]) - of_it, seed
+                )
+                for arm, found in arms.items()
+                if arm not in (LINEAR, LINEAR_DRAWS)
+            }
     return groups
 
 
@@ -66,7 +69,8 @@ def pictures(arms: Mapping[str, Rows]) -> Estimates:
 def conditions(model: str, found: Rows, seed: int) -> Estimates:
     """Held-out loss of one model as is and with other conditions, and by how much each raises it.
 
-    Of an autoregressive prior in nats per code, with the uniform distribution's beside it.
+    Of an autoregressive prior in nats per code, beside the uniform distribution's and that of a
+    linear Gaussian, and what coding costs.
 
     Args:
         model: Prefix of the names.
@@ -83,6 +87,11 @@ def conditions(model: str, found: Rows, seed: int) -> Estimates:
             estimates[f"{model}_loss_rise_{name}"] = rise
     for name, rows in found.get("coding", {}).items():
         estimates[f"{model}_squared_error_{name}"] = bootstrap_mean(_column(rows), seed)
+    if "losses_of_linear_gaussian" in found:
+        gaussian = _column(found["losses_of_linear_gaussian"])
+        estimates[f"{model}_loss_of_linear_gaussian"] = bootstrap_mean(gaussian, seed)
+        below = bootstrap_mean(gaussian - losses[AS_IS], seed)
+        estimates[f"{model}_loss_below_linear_gaussian"] = below
     if "num_buckets" in found:
         uniform = math.log(found["num_buckets"])
         estimates[f"{model}_loss_of_uniform"] = Estimate(

@@ -43,7 +43,7 @@ class PriorsCheck(HeldOutCheck):
 
     num_candidates: tuple[int, ...] = Field(default=(1, 2), min_length=1)
     """Draws per caption, of which the one closest to z_txt is kept; one row of the table each."""
-    num_averaged: int = Field(default=16, ge=2)
+    num_averaged: int = Field(default=32, ge=2)
     """Draws per caption whose mean is one more row."""
     num_steps: int = Field(default=20, ge=1)
     """Denoising steps of a diffusion prior."""

@@ -3,7 +3,7 @@
 Dimension names: ``picture``, ``dim`` (joint embedding).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,10 +48,12 @@ class HeldOutSource:
     keep_list: KeepList
     num_samples: int
     """At most."""
+    splits: tuple[str, ...] = HELD_OUT_SPLITS
+    """Read one after the other."""
 
     def by_shard(self) -> list[tuple[int, tuple[str, ...]]]:
         """(shard, keys), the test split first."""
-        return held_out_keys(self.curated, self.keep_list, self.num_samples)
+        return held_out_keys(self.curated, self.keep_list, self.num_samples, self.splits)
 
     def pairs(self) -> HeldOutPairs:
         """The samples in the order of ``by_shard``.
@@ -77,12 +79,15 @@ class HeldOutSource:
 
 
 def held_out_keys(
-    curated: CuratedDataset, keep_list: KeepList, limit: int
+    curated: CuratedDataset,
+    keep_list: KeepList,
+    limit: int,
+    splits: Sequence[str] = HELD_OUT_SPLITS,
 ) -> list[tuple[int, tuple[str, ...]]]:
     """Keys of the first ``limit`` held-out samples: (shard, keys), the test split first."""
     found: list[tuple[int, tuple[str, ...]]] = []
     left = limit
-    for shard, keys in _by_split(curated, keep_list):
+    for shard, keys in _by_split(curated, keep_list, splits):
         chosen = keys[:left]
         if chosen:
             found.append((shard, tuple(chosen)))
@@ -127,8 +132,10 @@ def held_out_embeddings(
     return HeldOut(*(_stacked(r, embedded.dim) for r in (gallery_img, gallery_txt, others)))
 
 
-def _by_split(curated: CuratedDataset, keep_list: KeepList) -> Iterator[tuple[int, list[str]]]:
-    for split in HELD_OUT_SPLITS:
+def _by_split(
+    curated: CuratedDataset, keep_list: KeepList, splits: Sequence[str] = HELD_OUT_SPLITS
+) -> Iterator[tuple[int, list[str]]]:
+    for split in splits:
         for shard, count in enumerate(keep_list.counts(split)):
             if count and shard < len(curated.shards):
                 yield shard, keep_list.keys(shard, split)

@@ -4,13 +4,14 @@ Dimension names: ``picture`` (held-out samples), ``dim`` (joint embedding).
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 
+from pipeline import draws
 from pipeline.evaluation.held_out import HeldOutPairs, HeldOutSource
 from pipeline.evaluation.metrics import paired_cosines
 from pipeline.generation.config import PriorSampling
@@ -22,6 +23,8 @@ from pipeline.models.clip import ClipModel
 
 CAPTION, MEAN = "caption", "mean"
 """Arms without a network: z_txt in the place of a draw, and the mean z_img of the data."""
+NUM_RESIDUALS = 2048
+"""Training samples whose residuals are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class DrawHeldOut:
     seed: int
     batch_size: int
     threads: int
+    adds_residuals: bool = False
+    """Add to each draw what this prior's draw missed of a training sample's z_img, drawn at random:
+    makes a regression, which says the mean, draw from a distribution."""
 
     def __call__(self) -> dict[str, Any]:
         """``cosines``: per sample to ``z_img``, ``z_txt``, an ``other`` sample's z_img.
@@ -48,6 +54,8 @@ class DrawHeldOut:
         mean = np.array(self.source.embedded.statistics()[0], np.float32)
         started = time.perf_counter()
         drawn = self._drawn(pairs, mean)
+        if self.adds_residuals:
+            drawn = drawn + self._residuals(mean, len(drawn))
         draw_s = time.perf_counter() - started
         others = pairs.z_img[shuffled_partners(len(drawn), self.seed)]
         cosines = {
@@ -72,6 +80,14 @@ class DrawHeldOut:
             for start in range(0, len(pairs.captions), size)
         ]
         return np.concatenate(parts)
+
+    def _residuals(
+        self, mean: Float32[np.ndarray, " dim"], num: int
+    ) -> Float32[np.ndarray, " picture dim"]:
+        source = replace(self.source, splits=("train",), num_samples=NUM_RESIDUALS)
+        pairs = source.pairs()
+        missed = pairs.z_img - self._drawn(pairs, mean)
+        return missed[draws.generator(self.seed, "residuals", 0).integers(len(missed), size=num)]
 
     @torch.inference_mode()
     def _batch(

@@ -23,20 +23,24 @@ from pipeline.shards.curated import CuratedDataset
 from pipeline.shards.embedding_files import EmbeddedDataset
 from pipeline.shards.keep_list import KeepList
 from pipeline.shards.loader import Sample
+from pipeline.shards.z_statistics import chosen_shards
 from pipeline.training.batches import DataPlace, collate
-from pipeline.training.codes import CODES, coding_errors
+from pipeline.training.codes import CODES, coding_errors, owners
 from pipeline.training.config import (
     AutoregressivePriorTaskConfig,
     DecoderTaskConfig,
     PriorTaskConfig,
     TaskConfig,
 )
+from pipeline.training.gaussian_codes import gaussian_nats
 from pipeline.training.inputs import OTHER_EMBEDDING, task_inputs
-from pipeline.training.preparation import embedding
+from pipeline.training.preparation import caption_embedding, embedding
 from pipeline.training.tasks import Batch, Task, build_task
 
 SPLITS = ("test", "validation")
 """Held-out samples come from these, in this order."""
+TRAINING_ROWS = 100_000
+"""Training samples on which the linear Gaussian is fitted, at most."""
 AS_IS = "as_is"
 CAPTION = ("text_tokens", "own_tokens")
 SHUFFLED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -77,7 +81,11 @@ class HeldOutLosses:
     threads: int
 
     def __call__(self) -> dict[str, Any]:
-        """``kind``; ``losses``: per condition the loss of each sample; of codes their errors."""
+        """``kind``; ``losses``: per condition the loss of each sample.
+
+        Of codes also ``coding`` (errors per sample), ``losses_of_linear_gaussian``, ``num_buckets``
+        and ``max_pca_error``.
+        """
         torch.set_num_threads(self.threads)
         curated = CuratedDataset(self.inputs["curate"])
         inputs = replace(
@@ -95,9 +103,10 @@ class HeldOutLosses:
             found["losses"][name] = rows.tolist()
         if isinstance(config, AutoregressivePriorTaskConfig):
             embedded = EmbeddedDataset(self.inputs["embed"], curated)
-            z_img = torch.from_numpy(np.stack([embedding(sample) for sample in samples]))
-            codes = cast(AutoregressivePrior, model).codes
-            found["coding"] = coding_errors(codes, embedded.pca()["variance"], z_img)
+            codes, pairs = cast(AutoregressivePrior, model).codes, _pairs(samples)
+            found["coding"] = coding_errors(codes, embedded.pca()["variance"], pairs[1])
+            gaussian = gaussian_nats(codes, self._training_pairs(embedded), pairs)
+            found["losses_of_linear_gaussian"] = gaussian.tolist()
             found["num_buckets"] = config.model.num_buckets
             found["max_pca_error"] = config.max_pca_error
         return found
@@ -113,6 +122,17 @@ class HeldOutLosses:
         if len(samples) < 2:
             raise DataError(f"{self.keep.uri} holds out {len(samples)} samples, 2 are needed")
         return samples
+
+    def _training_pairs(self, embedded: EmbeddedDataset) -> tuple[Tensor, Tensor]:
+        """z_txt and z_img of training pairs, of whole shards."""
+        z_txt, z_img = [], []
+        for shard in chosen_shards(self.keep.counts("train"), TRAINING_ROWS):
+            found = embedded.shard(shard, self.keep.keys(shard, "train"))
+            z_txt.append(found.z_txt)
+            z_img.append(found.z_img[owners(found)])
+        joined = (np.concatenate(rows).astype(np.float32) for rows in (z_txt, z_img))
+        first, second = map(torch.from_numpy, joined)
+        return first, second
 
     def _losses(
         self, task: Task, model: nn.Module, samples: list[Sample], kind: str
@@ -138,6 +158,13 @@ class HeldOutLosses:
             }
             rows.append(task.loss(model, part)[0].double().numpy())
         return np.concatenate(rows)
+
+
+def _pairs(samples: list[Sample]) -> tuple[Tensor, Tensor]:
+    """z_txt of the first captions, and z_img."""
+    z_txt = np.stack([caption_embedding(sample, 0) for sample in samples])
+    z_img = np.stack([embedding(sample) for sample in samples])
+    return torch.from_numpy(z_txt), torch.from_numpy(z_img)
 
 
 def _with_all_conditions(config: TaskConfig) -> TaskConfig:

@@ -34,7 +34,7 @@ DECODER = {
 }
 FEW = {"num_samples": 8, "batch_size": 4}
 SMALL = {
-    "priors": {**FEW, "num_steps": 2},
+    "priors": {**FEW, "num_steps": 2, "num_averaged": 4, "num_pictures": 4},
     "decoder": {**FEW, "inversion_steps": [2, 4]},
     "upsamplers": {**FEW, "num_resamples": 100, "sampling": [{"num_steps": 2}]},
 }
@@ -67,8 +67,11 @@ def test_all_protocols_measure_and_a_second_call_does_nothing(run):
     assert results.read_index(run.output_dir)["stages"] == before["stages"]
     table = json.loads(Path(line["protocols_path"]).read_text())
     groups = table["protocols"]["priors"]["metrics"]
-    arms = {name.removesuffix("_over_linear") for name in groups["cosine_over_linear"]}
-    assert arms == {"mean_z_img", "z_txt_itself", "prior", "prior_best_of_2"}
+    over = groups["cosine_over_linear_prior"]
+    arms = {name.removesuffix("_over_linear_prior") for name in over}
+    ways = {"prior", "prior_best_of_2", "prior_mean_of_4"}
+    assert arms == {"mean_z_img", "z_txt_itself", *ways}
+    assert "cosine_over_linear_prior_with_residuals" in groups
     assert "prior_loss_rise_caption_shuffled" in groups["prior_conditions"]
     assert table["protocols"]["priors"]["models"]["linear_prior"]["num_parameters"] == 42
     decoder = table["protocols"]["decoder"]["metrics"]
@@ -103,7 +106,7 @@ def test_another_setting_or_rival_is_another_result_in_the_same_folder(run):
 
 
 def test_bounds_of_what_was_measured_are_gates(run, capsys):
-    bounds = {"gates": {"decoder_loss_as_is": 1e9, "prior_over_linear": -5.0}}
+    bounds = {"gates": {"decoder_loss_as_is": 1e9, "prior_over_linear_prior": -5.0}}
     strict = run.model_copy(update={"protocols": run.protocols.model_copy(update=bounds)})
     line = protocols.run_protocols(strict, ["decoder"], said())
     (told,) = line["failed_gates"]  # the other one belongs to a protocol that was not asked for

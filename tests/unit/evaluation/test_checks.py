@@ -1,6 +1,7 @@
 """The tasks of the protocols, on a synthetic data set and an untrained stack."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from pipeline.evaluation.sheets import Column, sheet
 from pipeline.evaluation.upsampling_check import UpsampleHeldOut
 from pipeline.evaluation.upsampling_features import EmbedUpsampled, read_features
 from pipeline.generation.config import PriorSampling, UpsamplerSampling
+from pipeline.models.config import LinearPriorConfig
+from pipeline.models.presets import build_linear_prior
 from pipeline.shards.curated import CuratedDataset
 from pipeline.shards.embedding_files import EmbeddedDataset
 from tests import tiny_stack
@@ -89,6 +92,19 @@ def test_draws_do_not_depend_on_the_batch_and_more_of_them_come_closer_to_the_ca
     np.testing.assert_allclose(one["z_img"], again["z_img"], atol=1e-4)
     many = drawn(source, stack, stack["prior"].uri, num_candidates=8)
     assert many["z_img"] != one["z_img"]
+
+
+def test_residuals_make_a_regression_draw(source, stack, folder):
+    linear = build_linear_prior(LinearPriorConfig.model_validate({"clip": tiny_stack.CLIP_SHAPE}))
+    task = {"type": "linear_prior", "model": {"clip": tiny_stack.CLIP_SHAPE}}
+    inputs = {"clip": stack["clip"].manifest_hash}
+    place = folder / "linear"
+    uri = tiny_stack.train_result(place, "prior", linear, task, inputs, stated=True).uri
+    plain = DrawHeldOut(source, stack["clip"].uri, uri, PriorSampling(), 1, 5, 1)
+    # A prior that says zero: what it missed of a training sample is that sample's z_img.
+    assert np.allclose(plain()["cosines"]["z_img"], 0)
+    found = replace(plain, adds_residuals=True)()["cosines"]["z_img"]
+    assert np.std(found) > 0.1
 
 
 def inversion(source, stack, uri, folder):

@@ -13,22 +13,27 @@ def test_a_prior_is_held_against_the_linear_one_sample_by_sample():
     rng = np.random.default_rng(0)
     linear = rng.uniform(0, 1, 64)
     arms = {"linear_prior": cosines(linear), "prior": cosines(linear + 0.01)}
+    arms["linear_prior_with_residuals"] = cosines(linear - 0.1)
     found = comparisons.cosines(arms, seed=0)
     assert set(found) == {
         "cosine_to_z_img",
         "cosine_to_z_img_centred",
         "cosine_to_z_txt",
         "cosine_to_other_z_img",
-        "cosine_over_linear",
+        "cosine_over_linear_prior",
+        "cosine_over_linear_prior_with_residuals",
     }
-    (over,) = found["cosine_over_linear"].values()
+    (draws,) = found["cosine_over_linear_prior_with_residuals"].values()
+    assert draws.value == pytest.approx(0.11)
+    (over,) = found["cosine_over_linear_prior"].values()
     assert (over.value, over.num) == (pytest.approx(0.01), 64)
     assert over.low95 == pytest.approx(over.high95)
     assert found["cosine_to_z_img"]["prior_cosine_to_z_img"].low95 < linear.mean()
 
 
 def test_without_a_linear_prior_nothing_is_over_it():
-    assert "cosine_over_linear" not in comparisons.cosines({"prior": cosines([0.1, 0.2])}, 0)
+    found = comparisons.cosines({"prior": cosines([0.1, 0.2])}, 0)
+    assert not any(group.startswith("cosine_over") for group in found)
 
 
 def test_a_rise_is_paired_and_codes_know_their_uniform_loss():
@@ -38,6 +43,9 @@ def test_a_rise_is_paired_and_codes_know_their_uniform_loss():
     assert found["m_loss_rise_caption_shuffled"].low95 == pytest.approx(0.25)
     assert found["m_loss_as_is"].value == pytest.approx(as_is.mean())
     assert found["m_loss_of_uniform"].value == pytest.approx(np.log(64))
+    gaussian = {"losses_of_linear_gaussian": (as_is + 0.5).tolist()}
+    found = comparisons.conditions("m", {"losses": losses, **gaussian}, seed=0)
+    assert found["m_loss_below_linear_gaussian"].low95 == pytest.approx(0.5)
     coding = {"coding": {"coded": [0.01, 0.03]}}
     found = comparisons.conditions("m", {"losses": losses, **coding}, seed=0)
     assert found["m_squared_error_coded"].value == pytest.approx(0.02)
@@ -49,6 +57,13 @@ def test_an_inversion_is_told_per_number_of_steps():
     found = comparisons.inversion({"round_trips": {"10": rows}, "other_noise": rows}, seed=0)
     assert found["inversion_10_steps_psnr_db"].value == 25
     assert found["other_noise_mean_absolute_error"].value == 6
+
+
+def test_a_share_of_right_pictures_per_prior_and_attribute():
+    arms = {"prior": {"right": {"colour": [True, False, True, True]}}, "mean": {"right": {}}}
+    found = comparisons.pictures(arms)
+    assert list(found) == ["prior_colour_right"]
+    assert (found["prior_colour_right"].value, found["prior_colour_right"].num) == (0.75, 4)
 
 
 def features(num, noise, seed=0):

@@ -6,6 +6,7 @@ from pipeline.errors import CheckpointError
 from pipeline.generation.config import PriorSampling, Sampling
 from pipeline.generation.run_stages import RunStages
 from pipeline.generation.unclip import UnCLIP
+from pipeline.generation.upsampling import picture_seeds
 from pipeline.generation.weights import load_stack
 from pipeline.models.config import AutoregressivePriorConfig, DecoderConfig, LinearPriorConfig
 from pipeline.models.presets import (
@@ -68,6 +69,19 @@ def test_every_prior_makes_pictures_of_captions(tmp_path, kind):
     assert (np.asarray(first) != np.asarray(second)).any()
     again = unclip("a red circle", seed=1)
     np.testing.assert_allclose(np.asarray(again).astype(int), np.asarray(first), atol=1)
+
+
+def test_the_mean_of_draws_is_kept_where_it_is_asked_for(tmp_path):
+    unclip = unclip_with(tmp_path, "autoregressive_prior", num_candidates=3, kept="mean")
+    found = unclip.sample_prior(TEXTS, 3, [0, 1, 2])
+    conditions, prior = unclip.encode([*TEXTS, ""]), unclip.stack.prior
+    draws = [
+        prior.draw(conditions, picture_seeds(3, f"prior/{n}", [0, 1, 2]), PriorSampling())
+        for n in range(3)
+    ]
+    torch.testing.assert_close(found, torch.stack(draws).mean(dim=0))
+    assert "kept" not in PriorSampling().model_dump()
+    assert PriorSampling(kept="mean").model_dump()["kept"] == "mean"
 
 
 def test_autoregressive_draws_do_not_depend_on_the_batch(tmp_path):

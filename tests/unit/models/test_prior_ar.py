@@ -45,6 +45,17 @@ DOT = torch.tensor([0, 3, 1])
 
 
 @torch.no_grad()
+def test_buckets_start_like_their_neighbours_and_at_their_scale():
+    torch.manual_seed(0)
+    made = build_autoregressive_prior(config(num_buckets=64), COMPONENTS)
+    for table, std in ((made.code_embedding.weight, 0.1), (made.out.weight, 32**-0.5)):
+        near, far = (table[1:] - table[:-1]).norm(dim=1), (table[32:] - table[:32]).norm(dim=1)
+        assert near.mean() < 0.5 * far.mean()
+        assert table.std().item() == pytest.approx(std, rel=1e-5)
+        assert table.mean(dim=0).abs().max() < 1e-6
+
+
+@torch.no_grad()
 def test_a_code_is_predicted_from_those_before_it_alone(prior):
     codes = some_codes()
     expected = prior(codes, DOT, *conditions())
