@@ -81,10 +81,12 @@ def test_a_picture_that_takes_too_long_is_stopped_and_the_next_one_is_decoded(de
 
 
 def test_the_deadline_counts_the_cpu_time_of_one_picture_and_not_of_all():
-    with Decoder(CONFIG.model_copy(update={"cpu_deadline_s": 0.4})) as decoder:
+    with Decoder(CONFIG.model_copy(update={"cpu_deadline_s": 0.3})) as decoder:
         body = saved(photograph(0, 800, 600), "PNG")
-        found = [decoder.decode(body) for _ in range(30)]
-        assert decoder.cpu_s > 0.4
+        found = [decoder.decode(body)]
+        while decoder.cpu_s <= 0.3 and len(found) < 1000:
+            found.append(decoder.decode(body))
+        assert decoder.cpu_s > 0.3
     assert not any(isinstance(each, str) for each in found)
 
 
