@@ -132,13 +132,23 @@ class CausalSelfAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, " batch token width"],
-        mask: Bool[Tensor, " batch 1 token token"] | None,
-    ) -> Float[Tensor, " batch token width"]:
+        mask: Bool[Tensor, " batch 1 query token"] | None,
+        reader: Float[Tensor, " batch query width"] | None = None,
+    ) -> Float[Tensor, " batch query width"]:
         """Attend; ``mask`` is True where a key may be read and includes causality.
 
-        Without a mask the causal kernel runs, which materialises no square matrix.
+        Without a mask the causal kernel runs, which materialises no square matrix. A ``reader``
+        attends in the tokens' place.
         """
-        q, k, v = (split_heads(part, self.head_width) for part in self.qkv(x).chunk(3, dim=-1))
+        if reader is None:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+        else:
+            width = x.shape[-1]
+            of_q, of_kv = self.qkv.weight.split([width, 2 * width])
+            q_bias, kv_bias = self.qkv.bias.split([width, 2 * width])
+            q = F.linear(reader, of_q, q_bias)
+            k, v = F.linear(x, of_kv, kv_bias).chunk(2, dim=-1)
+        q, k, v = (split_heads(part, self.head_width) for part in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.out(merge_heads(attended))
 
@@ -175,10 +185,21 @@ class CausalBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, " batch token width"],
-        mask: Bool[Tensor, " batch 1 token token"] | None,
-    ) -> Float[Tensor, " batch token width"]:
-        """Attend, then transform each token."""
-        x = x + self.attention(self.norm_1(x), mask)
+        mask: Bool[Tensor, " batch 1 query token"] | None,
+        wanted: Int[Tensor, " batch query"] | None = None,
+    ) -> Float[Tensor, " batch query width"]:
+        """Attend, then transform each token.
+
+        Args:
+            x: Tokens.
+            mask: True where a query may read a token; None for all that stand before it.
+            wanted: Positions of the only tokens whose new states are read: no others are computed.
+        """
+        normed = self.norm_1(x)
+        if wanted is None:
+            x = x + self.attention(normed, mask)
+        else:
+            x = take_tokens(x, wanted) + self.attention(normed, mask, take_tokens(normed, wanted))
         return x + self.down(F.gelu(self.up(self.norm_2(x))))
 
     def extend(

@@ -22,7 +22,6 @@ from pipeline.models.layers import (
     TimestepEmbedding,
     causal_mask,
     padding_last,
-    take_tokens,
 )
 from pipeline.models.text import OwnTextEncoder
 
@@ -91,15 +90,18 @@ class DiffusionPrior(nn.Module):
         self, x: Float[Tensor, " batch token width"], readable: Bool[Tensor, " batch token"]
     ) -> Float[Tensor, " batch width"]:
         """All blocks; the state of the query, which is the last token that is no padding."""
+        positions = torch.arange(x.shape[1], device=x.device)
         if self.config.padding == "masked":
             mask = causal_mask(readable)
-            for block in self.blocks:
-                x = block(x, mask)
-            return x[:, -1]
-        x, place = padding_last(x, readable)
-        for block in self.blocks:
-            x = block(x, None)
-        return take_tokens(x, place[:, -1:])[:, 0]
+            query, seen = positions[-1:].expand(len(x), 1), mask[:, :, -1:]
+        else:
+            x, place = padding_last(x, readable)
+            mask, query = None, place[:, -1:]
+            seen = (positions <= query)[:, None, None]
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x, mask)
+        return last(x, seen, query)[:, 0]  # nothing else is read of the last block
 
     def whiten(self, z_img: Float[Tensor, " batch dim"]) -> Float[Tensor, " batch dim"]:
         """Raw embeddings → model space: about unit variance per dimension, or the scaled direction.

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from itertools import chain, islice
 from pathlib import Path
 
@@ -62,15 +61,17 @@ def read_captions(path: str, column: str) -> list[str]:
     return [clean_caption(text) for text in pq.read_table(path).column(column).to_pylist()]
 
 
-def peer_python(requirement: str) -> str:
+def peer_python(*requirements: str) -> str:
     """The interpreter of an environment that holds the peer alone; made where there is none."""
-    folder = Path(tempfile.gettempdir()) / f"peer-{requirement.replace('==', '-')}"
-    python = folder / "bin" / "python"
+    name = "-".join(requirements).replace("==", "-")
+    folder = Path(tempfile.gettempdir()) / f"peer-{name}"
+    python = str(folder / "bin" / "python")
     if not (folder / "complete").exists():
-        venv.create(folder, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", requirement], check=True)
+        uv = [sys.executable, "-m", "uv"]
+        subprocess.run([*uv, "venv", "-q", "--clear", "-p", sys.executable, folder], check=True)
+        subprocess.run([*uv, "pip", "install", "-q", "-p", python, *requirements], check=True)
         (folder / "complete").touch()
-    return str(python)
+    return python
 
 
 def _filled(*sources: list[str]) -> list[str]:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pipeline.models.config import ClipShape, OwnText, PriorConfig
-from pipeline.models.layers import token_mask
+from pipeline.models.layers import causal_mask, take_tokens, token_mask
 from pipeline.models.prior import DiffusionPrior
 
 
@@ -101,7 +101,29 @@ def test_no_square_mask_is_built_where_padding_stands_last(prior, monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
     like(prior, padding="last")(torch.randn(2, 8), torch.tensor([3, 700]), *conditions())
-    assert seen == [(None, True)] * 2
+    *first, (last, is_causal) = seen
+    assert first == [(None, True)]
+    assert not is_causal
+    assert last.shape == (2, 1, 1, 10)  # one query reads 6 + 4 tokens
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("padding", ["masked", "last"])
+def test_the_last_block_answers_for_the_query_as_if_it_computed_all_tokens(prior, padding):
+    """Only the query's answer is read there: the others are spared."""
+    block, seen = prior.blocks[-1], []
+    z_txt, states, mask = conditions()
+    given = (torch.randn(2, 8), torch.tensor([3, 700]), z_txt, states, mask)
+    model = like(prior, padding=padding)
+    model.blocks[-1].register_forward_hook(lambda _, inputs, output: seen.append((inputs, output)))
+    model(*given)
+    (x, _, query), answer = seen[0]
+    whole = block(x, None if padding == "last" else causal_mask(readable(mask)))
+    torch.testing.assert_close(answer, take_tokens(whole, query))
+
+
+def readable(mask):
+    return torch.cat([mask, mask.new_ones(len(mask), 4)], dim=1)
 
 
 def test_the_scaled_space_is_the_papers(prior):
