@@ -8,9 +8,11 @@ BENCHMARKS = {
     "loop": "training loop, prior and decoder: at least 0.97 x a bare PyTorch loop's samples/s",
     "matching": "500,000 queries: at least 2 x pyahocorasick's captions/s on the same core",
     "real_text": "real captions, WordNet: ids equal to the reference, caption by caption",
+    "sampling": "n network evaluations cost at most 1.05 x n bare ones",
     "selection": "1 M rows/s of thresholds and balance; duplicates >= FAISS k-means + plain loop",
     "text_scale": "text side: 10 x the rows in at most 11 x the time; count merge under 10 s",
     "tracking_overhead": "training followed by MLflow, or by none that answers: >= 0.99 x without",
+    "train_step": "U-Net and prior: >= 1.2 x DALLE2-pytorch's and 1.0 x diffusers' steps/s, memory",
     "wat_extraction": "WAT files: at least 1.5 x a plain FastWARC + json loop's pairs/s/core",
     "wikipedia": "wikitext to counts of words and pairs: at least 5 MB/s per core",
 }
