@@ -37,6 +37,7 @@ def hold(output_dir: str, watch_s: float = WATCH_S) -> Iterator[None]:
     owner = uuid.uuid4().hex
     stop = threading.Event()
     _write(uri, owner, token, 0)
+    storage.remove_temporary(output_dir, below=False)  # of a holder that was killed
     thread = threading.Thread(target=_beat, args=(uri, owner, token, stop), daemon=True)
     thread.start()
     try:

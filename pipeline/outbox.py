@@ -45,6 +45,7 @@ class Outbox:
         """
         self._folder, self._send, self._say = folder, send, say
         self._retry_every_s = retry_every_s
+        storage.remove_temporary(folder)
         names = waiting(folder)
         self._waiting = deque(names)
         self._next = int(names[-1].removesuffix(".json")) + 1 if names else 0

@@ -183,11 +183,18 @@ def contained(root: str, inside: str) -> str | None:
         return None
 
 
-def remove_temporary(uri: str) -> int:
-    """Delete temporary files that a killed process left below a local folder; returns how many."""
+def remove_temporary(uri: str, *, below: bool = True) -> int:
+    """Delete temporary files that a killed process left in a local folder; returns how many.
+
+    Args:
+        uri: A folder to which nobody writes now.
+        below: In the folders below it too.
+    """
     if not is_local(uri):
         return 0
-    leftovers = list(local_path(uri).rglob(f"*{TEMPORARY_MARK}*"))
+    pattern = f"*{TEMPORARY_MARK}*"
+    found = local_path(uri).rglob(pattern) if below else local_path(uri).glob(pattern)
+    leftovers = [path for path in found if path.is_file()]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)

@@ -25,6 +25,8 @@ def tiny_run(folder: Path) -> Path:
         section |= {"samples": 96, "global_batch_size": 32, "micro_batch_size": 16}
         section |= {"num_lanes": 2, "warmup_samples": 0}
         section["execution"] |= {"num_workers": 0, "threads": 1}
+        # More than one checkpoint, so that one is deleted.
+        section["execution"] |= {"checkpoint_every_s": 1e-3, "keep_checkpoints": 1}
     run["clip"]["execution"]["num_workers"] = 2  # the contrast needs both workers' batches
     run["generate"] |= {"num_pictures": 8, "pictures_per_shard": 8, "batch_size": 8}
     run["generate"]["prior"] = {"num_steps": 2}

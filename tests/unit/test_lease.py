@@ -36,6 +36,16 @@ with lease.hold({str(tmp_path)!r}):
         assert storage.read_json(str(tmp_path / lease.LEASE))["token"] == 2
 
 
+def test_what_a_killed_holder_was_writing_is_removed_and_nothing_else(tmp_path):
+    inside = tmp_path / "stage" / f"x{storage.TEMPORARY_MARK}1.json"
+    inside.parent.mkdir()
+    for path in (tmp_path / f"lease{storage.TEMPORARY_MARK}0.json", inside):
+        path.write_text("{")
+    with lease.hold(str(tmp_path)):
+        assert sorted(os.listdir(tmp_path)) == [lease.LEASE, "stage"]
+    assert inside.exists()  # that is for its stage to decide
+
+
 def test_a_lease_of_another_host_that_stands_still_is_taken_over(tmp_path):
     uri = str(tmp_path / lease.LEASE)
     dead = {"owner": "x", "token": 4, "beat": 9, "pid": 1, "host": "far", "process_started": 0}

@@ -69,3 +69,13 @@ def test_what_is_refused_for_good_is_kept_aside_and_holds_nobody_up(tmp_path):
     assert server.taken == [1]
     assert "I will never take this" in said[0]
     assert [path.name for path in (tmp_path / "refused").iterdir()] == ["000000000000.json"]
+
+
+def test_a_message_that_a_killed_process_was_writing_is_none(tmp_path):
+    (tmp_path / "000000000000.tmp-1.json").write_text("{")
+    server = Server()
+    outbox = Outbox(str(tmp_path), server, print)
+    outbox.add({"number": 7})
+    assert outbox.close(5.0) == 0
+    assert server.taken == [7]
+    assert list(tmp_path.iterdir()) == []
