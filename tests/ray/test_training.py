@@ -134,7 +134,8 @@ def test_sigterm_leaves_a_checkpoint_and_asks_to_be_called_again(dataset, tmp_pa
     rarely = config(num_workers, checkpoint_every_s=1e9)
     whole = loop_settings(dataset, tmp_path / "whole", config=rarely)
     run(whole)
-    asked = loop_settings(dataset, tmp_path / "asked", config=rarely, task=SlowTask())
+    slow = SlowTask(seconds=0.3)  # the whole takes 6 s or more, so the notice is in time
+    asked = loop_settings(dataset, tmp_path / "asked", config=rarely, task=slow)
     terminating = terminate_when(tmp_path / "asked" / "workers.json")
     with pytest.raises(PreemptedError, match="the same command goes on") as caught:
         run(asked)
