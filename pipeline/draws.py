@@ -6,6 +6,7 @@ any order, after any restart.
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt64
@@ -43,3 +44,23 @@ def uniform(*parts: int | str | bytes) -> float:
 def generator(seed: int, purpose: str, position: int) -> np.random.Generator:
     """A counter-based generator for one position; costs about 10 µs."""
     return np.random.Generator(np.random.Philox(key=[hash64(seed, purpose), position]))
+
+
+class Rekeyed:
+    """Philox streams of many keys through one generator, at a tenth of a new generator's cost.
+
+    NumPy would gather entropy for each new one that nobody uses. What `at` returned before is no
+    longer valid.
+    """
+
+    def __init__(self) -> None:
+        """One generator, whose key does not matter yet."""
+        self._bits = np.random.Philox(key=[0, 0])
+        self._generator = np.random.Generator(self._bits)
+        self._start: Any = self._bits.state
+
+    def at(self, first: int, second: int) -> np.random.Generator:
+        """``Generator(Philox(key=[first, second]))``, at its start."""
+        self._start["state"]["key"][:] = first, second
+        self._bits.state = self._start
+        return self._generator

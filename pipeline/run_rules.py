@@ -339,7 +339,6 @@ RULES: tuple[Callable[["RunFile"], None], ...] = (
     tasks_stand_in_their_sections,
     samples_can_be_balanced,
     models_know_their_clip,
-    rivals_learn_from_the_same,
     sides_join,
     views_exist,
     profiles_exist,
@@ -350,4 +349,5 @@ RULES: tuple[Callable[["RunFile"], None], ...] = (
     the_decoder_gets_its_embedding,
     ablations_have_their_mean,
     prompts_exist,
+    rivals_learn_from_the_same,
 )

@@ -20,6 +20,7 @@ from pipeline.generation.pictures import png_bytes, to_images
 from pipeline.generation.plan import DECODER, FINAL, Partition, PictureJob
 from pipeline.generation.run_stages import RunStages
 from pipeline.generation.unclip import UnCLIP
+from pipeline.memory import keep_freed_memory
 from pipeline.shards.manifest import folder as manifest_folder
 from pipeline.shards.manifest import parquet_name, shard_name
 from pipeline.shards.writer import TarShardWriter, publish_table, texts
@@ -63,6 +64,7 @@ class PartitionMaker:
             uri: The stage's folder.
         """
         torch.set_num_threads(config.execution.threads)
+        keep_freed_memory()
         device = "cuda" if config.execution.gpus_per_actor > 0 else "cpu"
         self._unclip = UnCLIP.from_stages(stages, config.sampling, device=device)
         self._config, self._uri = config, uri

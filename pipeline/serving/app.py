@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.generation import prompts
 from pipeline.generation.pictures import png_bytes, to_images
 from pipeline.generation.unclip import UnCLIP
+from pipeline.memory import keep_freed_memory
 from pipeline.serving.config import ServeConfig
 from pipeline.serving.page import page
 
@@ -50,6 +51,7 @@ class PictureService:
     def __init__(self, config: ServeConfig) -> None:
         """Load the models once per replica."""
         torch.set_num_threads(config.threads)
+        keep_freed_memory()
         device = "cuda" if config.gpus_per_replica > 0 else "cpu"
         self._config = config
         self._unclip = UnCLIP.from_run(config.run_uri, device=device)

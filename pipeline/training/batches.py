@@ -5,7 +5,6 @@ A batch is the dictionary that the task's ``prepare`` makes, stacked per name.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -83,31 +82,10 @@ class MixedPlace:
         return MixedSource(sources, self.quotas)
 
 
-class PositionDraws:
-    """``draws.generator(seed, purpose, position)`` for many positions, at a tenth of its cost.
-
-    One generator is set to the start of each position's stream (NumPy would otherwise gather
-    entropy for each that nobody uses); what `at` returned before is no longer valid.
-    """
-
-    def __init__(self, seed: int, purpose: str) -> None:
-        """Fix all but the position."""
-        self._bits = np.random.Philox(key=[draws.hash64(seed, purpose), 0])
-        self._generator = np.random.Generator(self._bits)
-        self._start: Any = self._bits.state
-        self._key = self._start["state"]["key"]
-
-    def at(self, position: int) -> np.random.Generator:
-        """The generator of one position."""
-        self._key[1] = position
-        self._bits.state = self._start
-        return self._generator
-
-
 def collate(task: Task, samples: list[Sample], seed: int, purpose: str) -> Batch:
     """Prepare samples, each with the generator of its position, and stack them."""
-    generators = PositionDraws(seed, purpose)
-    rows = [task.prepare(sample, generators.at(sample.position)) for sample in samples]
+    key, streams = draws.hash64(seed, purpose), draws.Rekeyed()
+    rows = [task.prepare(sample, streams.at(key, sample.position)) for sample in samples]
     return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 

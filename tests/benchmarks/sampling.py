@@ -23,6 +23,7 @@ from pipeline.generation.config import Sampling
 from pipeline.generation.priors import DiffusionSampler
 from pipeline.generation.unclip import UnCLIP
 from pipeline.generation.weights import Stack
+from pipeline.memory import keep_freed_memory
 from pipeline.models import presets, scales
 from pipeline.models.config import ClipConfig, DecoderConfig, PriorConfig, UpsamplerConfig
 from tests.benchmarks.paired import compare, finish
@@ -86,6 +87,7 @@ def main() -> int:
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as generation does
     names = arguments.sizes or {"cpu": ["demo", "middle"], "cuda": ["karlo"]}[arguments.device]
     device = torch.device(arguments.device)
     return finish([found for name in names for found in _compare_all(name, device)])

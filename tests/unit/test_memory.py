@@ -24,3 +24,20 @@ def test_children_are_counted_and_the_peak_stays():
         assert peak.mark() >= 0
         assert tree_pss_bytes() < before + (40 << 20)
     assert peak.peak_bytes - before > 70 << 20
+
+
+def test_a_process_that_keeps_freed_memory_takes_no_new_pages_for_the_same_tensors():
+    script = (
+        "import resource, sys, numpy as np; from pipeline.memory import keep_freed_memory\n"
+        "if sys.argv[1] == 'keep': keep_freed_memory()\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def work(): [np.ones(2 << 20) for _ in range(3)]\n"
+        "work(); before = faults()\n"
+        "for _ in range(20): work()\n"
+        "print(faults() - before)"
+    )
+    counts = {
+        how: int(subprocess.run([sys.executable, "-c", script, how], capture_output=True).stdout)
+        for how in ("keep", "return")
+    }
+    assert counts["keep"] < counts["return"] / 10, counts
