@@ -4,6 +4,7 @@ Each rule takes the run and raises ValueError: value, rule and remedy in one lin
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pipeline import storage
@@ -37,7 +38,7 @@ NEEDS = {
     "select": ("embed",),
     "prior": ("select",),
     "decoder": ("select",),
-    "upsamplers": ("decoder",),
+    "upsamplers": ("select",),
     "generate": ("decoder", "clip or open_clip"),
     "evaluate": ("generate", "select"),
 }
@@ -167,15 +168,12 @@ def check_widths(run: "RunFile", clip: ClipConfig) -> None:
 
 def rivals_learn_from_the_same(run: "RunFile") -> None:
     """Priors that are compared read the same samples."""
-    if not run.rival_priors:
-        return
-    if run.prior is None:
-        raise ValueError("rival_priors are compared with prior, which is missing; add it")
-    read = _read_by(run.prior)
-    for number, rival in enumerate(run.rival_priors):
-        if _read_by(rival) != read:
+    own = [] if run.prior is None else [("prior", run.prior)]
+    rivals = [(f"rival_priors[{number}]", each) for number, each in enumerate(run.rival_priors)]
+    for (first, prior), (name, rival) in pairwise([*own, *rivals]):
+        if _read_by(rival) != _read_by(prior):
             raise ValueError(
-                f"rival_priors[{number}] reads {_read_by(rival)}, prior reads {read}; priors are "
+                f"{name} reads {_read_by(rival)}, {first} reads {_read_by(prior)}; priors are "
                 "compared on the same keep-list: write the same profile or mixture"
             )
 

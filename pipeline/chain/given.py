@@ -17,6 +17,7 @@ from pipeline.models.config import OpenClipConfig
 from pipeline.results import read_result
 from pipeline.run_file import RunFile
 from pipeline.training.config import TrainConfig
+from pipeline.training.starting import weights_of
 
 if TYPE_CHECKING:
     from pipeline.shards.removals import Removals
@@ -31,12 +32,12 @@ FOREIGN = (
 SMALL_WEB_VERSION = 1
 """Raised when the small web's pages or pictures change."""
 REMOVALS = "removals"
-MIXTURE_OF, IMPORTED = "mixture of ", "imported "
+MIXTURE_OF, START_OF, IMPORTED = "mixture of ", "start of ", "imported "
 
 
 def is_given(name: str) -> bool:
     """Whether an input's name is one of these, not a stage's."""
-    return name in FOREIGN or name == REMOVALS or name.startswith((MIXTURE_OF, IMPORTED))
+    return name in FOREIGN or name == REMOVALS or name.startswith((MIXTURE_OF, START_OF, IMPORTED))
 
 
 def hashes(run: RunFile) -> dict[str, str]:
@@ -45,15 +46,15 @@ def hashes(run: RunFile) -> dict[str, str]:
     ``candidates`` (files, or the small web), ``query files``, ``earlier crawls`` (their
     manifests), ``block lists`` (their content), ``shards`` and ``weights`` (somebody else's),
     ``heads`` and ``evaluation sets`` (files), ``prompts`` (a file of them), ``imported <model>``
-    (somebody else's files), ``split``: the part of
-    ``select`` that CLIP's training, which comes before it, must already obey; ``removals`` and what
-    mixtures read in other runs. What a run does not have does not enter, so that no identity
-    changes by it.
+    (somebody else's files), ``split``: the part of ``select`` that CLIP's training, which comes
+    before it, must already obey; ``removals``, what mixtures read in other runs, and the weights
+    that trainings begin with. What a run does not have does not enter, so that no identity changes
+    by it.
     """
     from pipeline.candidates import sources
     from pipeline.queries.build import sources_hash
 
-    hashes = {**removals_and_mixtures(run), **_imported_hashes(run)}
+    hashes = {**removals_and_other_runs(run), **_imported_hashes(run)}
     if run.queries is not None:
         hashes["query files"] = sources_hash(run.queries)
     if run.adopt is not None:
@@ -154,7 +155,7 @@ def removed(run: RunFile) -> "Removals":
     return Removals([*ledger.entries, *keys, *addresses])
 
 
-def removals_and_mixtures(run: RunFile) -> dict[str, str]:
+def removals_and_other_runs(run: RunFile) -> dict[str, str]:
     """The part of ``hashes`` that is no file of the run's own."""
     found = {}
     taken_down = removed(run)
@@ -163,6 +164,8 @@ def removals_and_mixtures(run: RunFile) -> dict[str, str]:
     for name, config in run.training_stages():
         if any(source.path is not None for source in config.mixture):
             found[MIXTURE_OF + name] = _mixture_hash(config)
+        if config.warm_start is not None:
+            found[START_OF + name] = weights_of(config.warm_start, name)[1]
     return found
 
 
@@ -182,6 +185,8 @@ def inputs_of(run: RunFile, stage: str, config: object) -> tuple[str, ...]:
         found += (REMOVALS,)
     if isinstance(config, TrainConfig) and any(s.path is not None for s in config.mixture):
         found += (MIXTURE_OF + stage,)
+    if isinstance(config, TrainConfig) and config.warm_start is not None:
+        found += (START_OF + stage,)
     return found
 
 

@@ -46,7 +46,7 @@ def run_protocols(run: RunFile, names: Sequence[str], progress: Progress) -> dic
     """
     known = _known(run)
     with ExitStack() as stack:
-        session = _Beside(run, given.removals_and_mixtures(run), progress, Summary(), stack)
+        session = _Beside(run, given.removals_and_other_runs(run), progress, Summary(), stack)
         measured = {}
         for name in dict.fromkeys(names):
             stage, inputs = _STAGES[name](run, known, session)
@@ -59,7 +59,7 @@ def run_protocols(run: RunFile, names: Sequence[str], progress: Progress) -> dic
 def preview(run: RunFile, names: Sequence[str]) -> dict[str, Any]:
     """What would be measured, and which priors are or would be trained for it; writes nothing."""
     known = _known(run)
-    foreign = given.removals_and_mixtures(run)
+    foreign = given.removals_and_other_runs(run)
     rivals = _rivals(run) if "priors" in names else []
     places = [_place(run, stage, known, foreign)[1] for stage in rivals]
     return {

@@ -199,6 +199,19 @@ class MixtureSource(StrictModel):
     this run's own. What the other run holds enters the identity, where it lies does not."""
 
 
+class WarmStart(StrictModel):
+    """Trained weights that a training begins with, in our form: trained here or imported."""
+
+    path: str = Field(min_length=1)
+    """A weights file (.safetensors), or the output folder of a run, whose stage of the same name is
+    meant. The weights enter the identity, their place does not."""
+    taken: dict[str, str] = Field(default={"": ""}, min_length=1)
+    """Prefix of names in the file → prefix in the network; names under none are not read. All are
+    taken as they are by default."""
+    fresh: tuple[str, ...] = ()
+    """Prefixes of the network's names that may be missing in the file and then begin fresh."""
+
+
 class TrainConfig(StrictModel):
     """Everything one training run needs beside its inputs."""
 
@@ -239,6 +252,14 @@ class TrainConfig(StrictModel):
     mixture: tuple[MixtureSource, ...] = Field(default=(), exclude_if=lambda value: not value)
     """Instead of ``profile``: several keep-lists, of this run or of others, interleaved in the
     proportion of their weights by a pattern that repeats; its period divides ``num_lanes``."""
+    warm_start: WarmStart | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Weights to begin with; None begins fresh."""
+    frozen: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Prefixes of parameters that stay as they begin."""
+    learning_rate_factors: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, exclude_if=lambda value: not value
+    )
+    """Prefix of parameters → what multiplies their learning rate; the longest prefix counts."""
     sam_rho: float = Field(default=0.0, ge=0)
     """Radius of sharpness-aware minimisation; 0 is none, the paper's CLIP took 0.1 (App. C). Each
     replica, which is one micro-batch, takes its gradient where its own loss is worst nearby."""

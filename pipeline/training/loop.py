@@ -35,6 +35,7 @@ from pipeline.training.parallel import lay_out
 from pipeline.training.reporting import Report
 from pipeline.training.sam import at_the_worst_nearby
 from pipeline.training.settings import LoopSettings
+from pipeline.training.warm_start import prepared
 
 WEIGHTS = "weights.safetensors"
 SUMMARY = "loop.json"
@@ -82,10 +83,15 @@ class _Trainer:
         self.settings, self.config, self.rank, self.world = settings, config, rank, world
         self.loader = self._open_loader()
         seed_torch(_torch_seed(config.seed, "weights"))
-        self.layout = lay_out(task.build().train(), config, settings.device, rank, world)
+        network = prepared(task.build(), config, settings.start_uri)
+        self.layout = lay_out(network.train(), config, settings.device, rank, world)
         self.model = self.layout.model
         self.optimizer = adamw(
-            self.model, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+            self.model,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            factors=config.learning_rate_factors,
         )
         start = -(-config.ema_start_samples // config.global_batch_size)
         self.ema = WeightAverage(self.model, config.ema_decay, start)

@@ -6,6 +6,8 @@ moments and step counts untouched, so that nothing has to be read back to decide
 """
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -19,7 +21,12 @@ SLOTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def adamw(
-    model: nn.Module, *, betas: tuple[float, float], eps: float, weight_decay: float
+    model: nn.Module,
+    *,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    factors: Mapping[str, float] = MappingProxyType({}),
 ) -> torch.optim.AdamW:
     """AdamW with decoupled decay on matrices and kernels only; its state exists from the start.
 
@@ -27,15 +34,26 @@ def adamw(
 
     Source: Loshchilov & Hutter 2019, Algorithm 2; gains and biases are not decayed, as in CLIP
     (Radford et al. 2021 §2.5). The learning rate is set by `set_learning_rate` before every step.
+
+    Args:
+        model: The network; parameters that need no gradient are left out.
+        betas: Decays of both moments.
+        eps: Added to the root of the second.
+        weight_decay: Of matrices and kernels.
+        factors: Prefix of parameter names → factor of their learning rate, else 1.
     """
-    trained = [local(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    trained = {name: local(p) for name, p in model.named_parameters() if p.requires_grad}
+    members: dict[tuple[bool, float], list[Tensor]] = {}
+    for name, parameter in trained.items():
+        prefix = max((p for p in factors if name.startswith(p)), key=len, default=None)
+        factor = 1.0 if prefix is None else factors[prefix]
+        members.setdefault((parameter.ndim >= 2, factor), []).append(parameter)
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": found, "weight_decay": weight_decay if decays else 0.0, "lr_factor": factor}
+        for (decays, factor), found in members.items()
     ]
-    groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
-    for parameter in trained:
+    for parameter in trained.values():
         optimizer.state[parameter] = {
             "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
             "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
@@ -80,9 +98,9 @@ def learning_rate(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Give every group the same learning rate."""
+    """Give every group the learning rate, times its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group["lr_factor"]
 
 
 def gradient_norm(gradients: list[Tensor]) -> Float[Tensor, ""]:

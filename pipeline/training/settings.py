@@ -10,7 +10,7 @@ from pipeline.training.tasks import Task
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """One run; a field with a default changes no published weight."""
+    """One run; a field with a default changes no published weight, but for ``start_uri``."""
 
     config: TrainConfig
     stage: str
@@ -21,6 +21,8 @@ class LoopSettings:
     """Folder of the stage."""
     published_config: dict[str, Any] = field(default_factory=dict)
     """What the weights file carries: the whole configuration that rebuilds the model."""
+    start_uri: str | None = None
+    """Weights that a warm start begins with."""
     num_moments: int = 4
     """Moments with validation loss and pictures, the end included."""
     validation_samples: int = 256

@@ -2,7 +2,8 @@
 
 ``python -m tests.chaos --num 3 --seed 1`` draws three failpoints, a minute or two each; ``--all``
 takes every one once. ``--moments 20`` kills the curation at twenty moments, job, worker and node in
-turn, about 40 s each; ``--node`` kills a node of a small cluster in the middle of ``curate``.
+turn, about 40 s each; ``--training 10`` does so to a training of 300 steps, and goes on with other
+numbers of workers too; ``--node`` kills a node of a small cluster in the middle of ``curate``.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import pytest
 
 from tests.chaos.kills import Outcome, draw, points, strike, undisturbed
 from tests.chaos.moments import draw_moments, strike_at, undisturbed_curation
+from tests.chaos.training import draw_training_kills, strike_training, undisturbed_training
 
 
 def main() -> int:
@@ -26,12 +28,16 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="every failpoint once")
     parser.add_argument("--num", type=int, default=3, help="so many kills (default 3)")
     parser.add_argument("--moments", type=int, help="so many random moments of the curation")
+    parser.add_argument("--training", type=int, help="so many random moments of a training")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--node", action="store_true", help="a node of a cluster, and no failpoint")
     arguments = parser.parse_args()
     if arguments.moments:
         kills = draw_moments(arguments.seed, arguments.moments)
         return run(arguments.seed, kills, undisturbed_curation, strike_at)
+    if arguments.training:
+        kills = draw_training_kills(arguments.seed, arguments.training)
+        return run(arguments.seed, kills, undisturbed_training, strike_training)
     if arguments.node:
         return pytest.main(["-q", str(Path(__file__).with_name("test_node.py"))])
     kills = draw(arguments.seed, len(points()) if arguments.all else arguments.num)

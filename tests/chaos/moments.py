@@ -84,7 +84,7 @@ def _strike(moment: Moment, pace: float, folder: Path, expected: Undisturbed) ->
     process = start(run_file)
     _wait_for(process, folder, "work/*")
     time.sleep(moment.share * pace * expected.seconds)
-    struck = _kill(process.pid, moment)
+    struck = kill_one(process.pid, moment)
     _, err = process.communicate(timeout=DEADLINE_S)
     code, calls = process.returncode, 1
     while code != 0 and calls < ATTEMPTS:
@@ -120,7 +120,7 @@ def _wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> flo
     return time.monotonic()
 
 
-def _kill(pid: int, moment: Moment) -> bool:
+def kill_one(pid: int, moment: Moment) -> bool:
     """Whether somebody died."""
     try:
         tree = psutil.Process(pid).children(recursive=True)
@@ -131,7 +131,8 @@ def _kill(pid: int, moment: Moment) -> bool:
     elif moment.victim == "node":
         found = [child.pid for child in tree if _is(child, "raylet")]
     else:
-        workers = [child.pid for child in tree if _is(child, "ray::")]
+        busy = [child for child in tree if _is(child, "ray::") and not _is(child, "ray::IDLE")]
+        workers = [child.pid for child in busy]
         found = [random.Random(str(moment)).choice(workers)] if workers else []
     for victim in found:
         os.kill(victim, signal.SIGKILL)

@@ -163,7 +163,7 @@ def test_without_removals_no_identity_knows_of_them_and_with_them_clip_and_lists
         return {stage.name: stage.inputs for stage in stages(run)}
 
     assert not any(given.REMOVALS in each for each in inputs().values())
-    assert given.removals_and_mixtures(run) == {}
+    assert given.removals_and_other_runs(run) == {}
     removal.remove(run, parse(["key=k1"], 4), said())
     assert [name for name, each in inputs().items() if given.REMOVALS in each] == ["select"]
     clip = {"task": {"type": "clip", "model": CLIP}, "profile": "clip"}
@@ -183,7 +183,7 @@ def test_takedowns_of_the_run_file_reach_clip_too(run):
     section = run.select.model_copy(update={"remove_keys": ("k1",)})
     asked = run.model_copy(update={"select": section})
     assert [each.value for each in given.removed(asked).entries] == ["k1"]
-    assert given.removals_and_mixtures(asked).keys() == {given.REMOVALS}
+    assert given.removals_and_other_runs(asked).keys() == {given.REMOVALS}
 
 
 def test_a_folder_without_a_data_set_is_refused(run, tmp_path):

@@ -333,7 +333,7 @@ def test_what_another_run_holds_enters_the_identity_where_it_lies_does_not(runs,
 
     def hashed(path):
         section = mixing(("all", 1.0), ("all", 1.0, str(path)))
-        return given.removals_and_mixtures(one.model_copy(update={"prior": section}))
+        return given.removals_and_other_runs(one.model_copy(update={"prior": section}))
 
     before = hashed(moved)
     assert list(before) == ["mixture of prior"]
