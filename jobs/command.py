@@ -35,6 +35,7 @@ Choose = Callable[["RunFile", argparse.Namespace], Sequence[str] | None]
 Show = Callable[["RunFile", argparse.Namespace], Iterable[dict[str, Any] | str]]
 AddOptions = Callable[[argparse.ArgumentParser], None]
 Instead = Callable[["RunFile", argparse.Namespace], dict[str, Any] | None]
+Override = Callable[[argparse.Namespace], Sequence[str]]
 
 
 def run_job(
@@ -43,6 +44,7 @@ def run_job(
     add_options: AddOptions | None = None,
     arguments: Sequence[str] | None = None,
     instead: Instead | None = None,
+    override: Override = lambda options: (),
 ) -> int:
     """Parse the command line, run the chosen stages of a run file, report; returns the exit code.
 
@@ -53,6 +55,7 @@ def run_job(
         arguments: The command line, ``sys.argv`` by default.
         instead: Other work of the job, where the options ask for it: run file and options → the
             job's last line, or None to run the stages.
+        override: Options → what they say as further overrides of the run file.
     """
     parser = _parser(description)
     parser.add_argument(
@@ -63,7 +66,12 @@ def run_job(
     if add_options is not None:
         add_options(parser)
     options = parser.parse_args(arguments)
-    return _guarded(options, lambda: _run(options, choose, instead))
+
+    def work() -> int:
+        options.set = [*options.set, *override(options)]
+        return _run(options, choose, instead)
+
+    return _guarded(options, work)
 
 
 def show_job(

@@ -1,6 +1,7 @@
 """Train one model of a run file: clip, prior, decoder or one of the upsamplers.
 
 python -m jobs.train --config jobs/configs/demo/run.yaml --stage prior
+python -m jobs.train --config run.yaml --stage decoder --from-step 1200 --skip 40960:41984
 ray job submit --working-dir . -- python -m jobs.train --config ... --stage prior
 """
 
@@ -21,6 +22,19 @@ def add_stage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stage", required=True, help="clip, prior, decoder, upsampler_<from>_<to>"
     )
+    parser.add_argument(
+        "--from-step",
+        type=int,
+        metavar="N",
+        help="leave this training at its checkpoint of step N and go on in a branch of its own",
+    )
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="FIRST:END",
+        help="samples of the order that the branch leaves out, multiples of num_lanes; repeatable",
+    )
 
 
 def choose(run: "RunFile", options: argparse.Namespace) -> Sequence[str]:
@@ -32,5 +46,16 @@ def choose(run: "RunFile", options: argparse.Namespace) -> Sequence[str]:
     return [options.stage]
 
 
+def branch(options: argparse.Namespace) -> Sequence[str]:
+    """What ``--from-step`` and ``--skip`` say, as overrides of the run file."""
+    if options.from_step is None and not options.skip:
+        return ()
+    from pipeline.chain import branches
+
+    return branches.overrides(
+        options.config, options.set, options.stage, options.from_step, options.skip
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(run_job(__doc__ or "", choose, add_stage))
+    sys.exit(run_job(__doc__ or "", choose, add_stage, override=branch))

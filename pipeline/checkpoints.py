@@ -190,6 +190,11 @@ def latest(uri: str) -> str | None:
     return found[-1] if found else None
 
 
+def samples_seen(checkpoint_uri: str) -> int:
+    """Samples seen when a complete checkpoint was written."""
+    return int(checkpoint_uri.rsplit("/", 1)[-1].removeprefix(PREFIX))
+
+
 def verify(checkpoint_uri: str) -> dict[str, Any]:
     """Compare every file with the manifest and return the manifest; nothing is unpickled.
 

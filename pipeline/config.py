@@ -79,15 +79,27 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(f"--set {override}: expected a.b=value")
-    node = values
-    for key in keys[:-1]:
-        node = node.setdefault(key, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {override}: {key} is a value, not a section")
     try:
-        node[keys[-1]] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
+    node: Any = values
+    for key in keys[:-1]:
+        place = _place_in(node, key, override)
+        if isinstance(node, dict):
+            node.setdefault(place, {})
+        node = node[place]
+    node[_place_in(node, keys[-1], override)] = value
+
+
+def _place_in(node: Any, key: str, override: str) -> str | int:  # noqa: ANN401 - YAML
+    """A key of a section, or a number of a list."""
+    if isinstance(node, dict):
+        return key
+    if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        return int(key)
+    what = f"a list of {len(node)}" if isinstance(node, list) else "a value, not a section"
+    raise ConfigError(f"--set {override}: {key} stands in {what}")
 
 
 def describe(error: ValidationError, model: type[StrictModel]) -> str:

@@ -14,8 +14,9 @@ from pipeline.results import Result
 from pipeline.run_file import RunFile
 
 TUNABLE = ("select.profiles", "select.remove_", "rival_priors", "protocols")
+BRANCH = ".branch"
 """What may change in a run's folder: keep-lists are chosen again and again from the same scores,
-models are compared with further ones, and every choice has a place of its own."""
+models are compared with further ones, trainings branch, and every choice has a place of its own."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def check_output_dir(run: RunFile) -> None:
     if storage.exists(index_uri):
         index = storage.read_json(index_uri)
         changed = _changed_keys(index["config"], run_config(run))
-        changed = [key for key in changed if not key.startswith(TUNABLE)]
+        changed = [key for key in changed if not (key.startswith(TUNABLE) or BRANCH in key)]
         # A folder in which nothing was finished holds nothing that another run could spoil.
         if changed and index["stages"]:
             raise ConfigError(
@@ -111,4 +112,7 @@ def _changed_keys(before: Any, now: Any, path: str = "") -> list[str]:  # noqa: 
             for key in sorted({*before, *now})
             for changed in _changed_keys(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
         ]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        before, now = dict(enumerate(before)), dict(enumerate(now))
+        return _changed_keys(before, now, path)
     return [] if before == now else [path]

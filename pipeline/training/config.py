@@ -212,6 +212,17 @@ class WarmStart(StrictModel):
     """Prefixes of the network's names that may be missing in the file and then begin fresh."""
 
 
+class Branch(StrictModel):
+    """Another way on from a moment of an earlier training, as around a spike of its loss."""
+
+    of: str = Field(pattern="^[0-9a-f]{12}$")
+    """Identity of that training: the name of its folder."""
+    from_samples: int = Field(ge=1)
+    """Samples seen by the checkpoint from which it goes on."""
+    skipped: tuple[tuple[Annotated[int, Field(ge=0)], int], ...] = ()
+    """Ranges of the order of samples, first and one after the last, that are left out."""
+
+
 class TrainConfig(StrictModel):
     """Everything one training run needs beside its inputs."""
 
@@ -254,6 +265,8 @@ class TrainConfig(StrictModel):
     proportion of their weights by a pattern that repeats; its period divides ``num_lanes``."""
     warm_start: WarmStart | None = Field(default=None, exclude_if=lambda value: value is None)
     """Weights to begin with; None begins fresh."""
+    branch: Branch | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The earlier training of this section that is left here; None goes the whole way."""
     frozen: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
     """Prefixes of parameters that stay as they begin."""
     learning_rate_factors: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
@@ -298,6 +311,11 @@ class TrainConfig(StrictModel):
             )
         return self
 
+    @property
+    def skipped(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of the order of samples that are left out."""
+        return () if self.branch is None else self.branch.skipped
+
     def sources(self) -> tuple[MixtureSource, ...]:
         """The keep-lists that are read; a single one is a mixture of one."""
         if self.profile is None:
@@ -307,6 +325,27 @@ class TrainConfig(StrictModel):
     def quotas(self) -> tuple[int, ...]:
         """Samples of each source in a period of the mixture."""
         return quotas([source.weight for source in self.sources()])
+
+    @model_validator(mode="after")
+    def _branch_leaves_between_steps(self) -> "TrainConfig":
+        if self.branch is None:
+            return self
+        start, batch = self.branch.from_samples, self.global_batch_size
+        if start % batch or start >= self.samples:
+            raise ValueError(
+                f"branch.from_samples={start} must be a multiple of global_batch_size={batch} "
+                f"below samples={self.samples}"
+            )
+        end = start
+        for first, after in self.branch.skipped:
+            if first < end or after <= first or first % self.num_lanes or after % self.num_lanes:
+                raise ValueError(
+                    f"branch.skipped={[first, after]} must begin at {end} or later and end after "
+                    f"it, both at multiples of num_lanes={self.num_lanes}, so that lanes stay; "
+                    "ranges ascend"
+                )
+            end = after
+        return self
 
     @model_validator(mode="after")
     def _replicas_are_workers(self) -> "TrainConfig":

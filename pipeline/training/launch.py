@@ -47,7 +47,7 @@ from pipeline.training.loop import SUMMARY, WEIGHTS, train_loop
 from pipeline.training.notices import passed_on
 from pipeline.training.settings import LoopSettings
 from pipeline.training.spool import work_intervals
-from pipeline.training.starting import weights_of
+from pipeline.training.starting import checkpoint_of, weights_of
 from pipeline.training.tasks import build_task
 
 RAY_FOLDER = "ray"
@@ -87,6 +87,8 @@ def train(
     settings = settings_for(config, inputs, uri, split, removed)
     if config.warm_start is not None:
         settings = replace(settings, start_uri=weights_of(config.warm_start, name)[0])
+    if config.branch is not None:
+        settings = replace(settings, branch_uri=checkpoint_of(config.branch, uri))
     fit(settings, name, progress, on_metrics, on_grid)
     intervals = [interval for interval in work_intervals(uri) if interval[0] >= started]
     return StageOutput(_content(uri), intervals)

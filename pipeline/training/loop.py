@@ -18,6 +18,7 @@ from pipeline import checkpoints, draws, storage
 from pipeline.errors import ConfigError, DataError, PreemptedError
 from pipeline.failpoints import failpoint
 from pipeline.shards.loader import Loader, prefetch
+from pipeline.shards.skipping import without
 from pipeline.training.batches import Part, step_parts, weighted
 from pipeline.training.checkpointing import Checkpointer
 from pipeline.training.device import Late, Stopwatch, fixed_arithmetic, on_device, seed_torch
@@ -125,7 +126,7 @@ class _Trainer:
         )
         lanes = range(config.num_lanes)
         source.keep_open([x for x in lanes if x % micro_batches % self.world == self.rank])
-        order = source.order(config.seed, config.num_lanes)
+        order = without(source.order(config.seed, config.num_lanes), config.skipped)
         return Loader(source, order, config.global_batch_size, config.micro_batch_size)
 
     @property
@@ -144,11 +145,11 @@ class _Trainer:
         }
 
     def resume(self) -> None:
-        """Load the newest complete checkpoint, the same on every worker."""
+        """Load the newest complete checkpoint, or the one of a branch; the same on every worker."""
         chosen: list[str | None] = [None]
         if self.rank == 0:
             checkpoints.clean(self.checkpoint_uri)
-            chosen = [checkpoints.latest(self.checkpoint_uri)]
+            chosen = [checkpoints.latest(self.checkpoint_uri) or self.settings.branch_uri]
         if self.world > 1:
             dist.broadcast_object_list(chosen, src=0)
         if chosen[0] is None:

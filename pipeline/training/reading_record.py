@@ -12,6 +12,7 @@ from pipeline import storage
 from pipeline.shards.keep_list import KeepList
 from pipeline.shards.mixture import MixedOrder
 from pipeline.shards.sampler import Order, SampleOrder
+from pipeline.shards.skipping import without
 from pipeline.training.config import TrainConfig
 
 RECORD = "reading.json"
@@ -39,6 +40,7 @@ def write(uri: str, config: TrainConfig, sources: Iterable[tuple[str, KeepList]]
         "num_lanes": config.num_lanes,
         "global_batch_size": config.global_batch_size,
         "quotas": list(config.quotas()),
+        "skipped": [list(each) for each in config.skipped],
     }
     storage.write_json(storage.join(uri, RECORD), {**order, "sources": told})
 
@@ -65,9 +67,12 @@ class Reading:
     def order(self) -> SampleOrder:
         """The order in which it reads the training split."""
         told, counts = self._told, [keep.counts("train") for keep in self.keeps]
+        order: SampleOrder
         if len(counts) == 1:
-            return Order(counts[0], told["seed"], told["num_lanes"])
-        return MixedOrder(counts, told["quotas"], told["seed"], told["num_lanes"])
+            order = Order(counts[0], told["seed"], told["num_lanes"])
+        else:
+            order = MixedOrder(counts, told["quotas"], told["seed"], told["num_lanes"])
+        return without(order, [(first, end) for first, end in told.get("skipped", [])])
 
 
 def _home(uri: str) -> str:

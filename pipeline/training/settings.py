@@ -10,7 +10,7 @@ from pipeline.training.tasks import Task
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """One run; a field with a default changes no published weight, but for ``start_uri``."""
+    """One run; of the fields with a default only the two starts change the published weights."""
 
     config: TrainConfig
     stage: str
@@ -23,6 +23,8 @@ class LoopSettings:
     """What the weights file carries: the whole configuration that rebuilds the model."""
     start_uri: str | None = None
     """Weights that a warm start begins with."""
+    branch_uri: str | None = None
+    """Checkpoint of another training from which this one goes on."""
     num_moments: int = 4
     """Moments with validation loss and pictures, the end included."""
     validation_samples: int = 256

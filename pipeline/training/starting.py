@@ -1,9 +1,9 @@
-"""Where the weights lie that a training begins with; imports no torch."""
+"""Where a training begins that does not begin fresh: at weights, or at another's checkpoint."""
 
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.results import read_result, stage_places
-from pipeline.training.config import WarmStart
+from pipeline.training.config import Branch, WarmStart
 
 
 def weights_of(start: WarmStart, stage: str) -> tuple[str, str]:
@@ -30,3 +30,26 @@ def weights_of(start: WarmStart, stage: str) -> tuple[str, str]:
         )
     weights = result.content["weights"]
     return storage.join(result.uri, weights["name"]), weights["sha256"]
+
+
+def checkpoint_of(branch: Branch, uri: str) -> str:
+    """Address of the checkpoint that a branch leaves from.
+
+    Args:
+        branch: Names the training and the moment.
+        uri: Folder of the branch itself, beside that of the other training.
+
+    Raises:
+        ConfigError: That training has no such checkpoint, or no longer.
+    """
+    from pipeline import checkpoints
+
+    other = storage.join(uri.rstrip("/").rsplit("/", 1)[0], branch.of, "checkpoints")
+    found = {checkpoints.samples_seen(place): place for place in checkpoints.completed(other)}
+    if branch.from_samples not in found:
+        known = ", ".join(map(str, found)) or "none"
+        raise ConfigError(
+            f"branch.from_samples={branch.from_samples}: complete checkpoints in {other} are at "
+            f"{known} samples; take one of them, and keep more with execution.keep_checkpoints"
+        )
+    return found[branch.from_samples]

@@ -31,12 +31,14 @@ class Run(StrictModel):
 @pytest.fixture
 def run_file(tmp_path: Path) -> Path:
     path = tmp_path / "run.yaml"
-    path.write_text("name: demo\npet: {type: cat, lives: 3}\n")
+    path.write_text("name: demo\npet: {type: cat, lives: 3}\nnumbers: [{type: cat}]\n")
     return path
 
 
 def test_overrides_win_and_are_yaml(run_file):
-    run = load_run(Run, run_file, ["pet.lives=7", "execution.workers=4", "name='x'"])
+    overrides = ["pet.lives=7", "execution.workers=4", "name='x'", "numbers.0.lives=2"]
+    run = load_run(Run, run_file, overrides)
+    assert run.numbers[0].lives == 2
     assert isinstance(run.pet, Cat)
     assert (run.pet.lives, run.execution.workers, run.name) == (7, 4, "x")
 
@@ -53,7 +55,9 @@ def test_overrides_win_and_are_yaml(run_file):
             ["unknown key numbers.0.life; did you mean numbers.0.lives?"],
         ),
         ("pet.lives", ["expected a.b=value"]),
-        ("name.x=1", ["name is a value"]),
+        ("name.x=1", ["x stands in a value, not a section"]),
+        ("name.x.y=1", ["x stands in a value, not a section"]),
+        ("numbers.1.life=2", ["1 stands in a list of 1"]),
         ("name=[", ["not valid YAML"]),
     ],
 )
@@ -88,4 +92,8 @@ def test_a_missing_file_is_a_config_error(tmp_path):
 
 def test_semantic_leaves_execution_out_at_every_depth(run_file):
     run = load_run(Run, run_file, ["execution.workers=4"])
-    assert semantic(run) == {"name": "demo", "pet": {"type": "cat", "lives": 3}, "numbers": []}
+    assert semantic(run) == {
+        "name": "demo",
+        "pet": {"type": "cat", "lives": 3},
+        "numbers": [{"type": "cat", "lives": 9}],
+    }
