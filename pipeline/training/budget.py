@@ -243,7 +243,7 @@ def _laid_out(network: nn.Module, config: TrainConfig) -> Replicated:
 
 
 def example(
-    task: Task, config: TaskConfig, clip: ClipConfig | None
+    task: Task, config: TaskConfig, clip: ClipConfig | None, caption: str = LONG_CAPTION
 ) -> Mapping[str, np.ndarray[Any, Any]]:
     """The arrays of one sample, by the task's own preparation: shapes and kinds are what counts."""
     side = task.view_px
@@ -255,7 +255,7 @@ def example(
         position=0,
         key="example",
         image=None if side is None else np.zeros((side, side, 3), np.uint8),
-        captions=(LONG_CAPTION,),
+        captions=(caption,),
         text_tokens=(tokens,) if task.needs_embeddings else (),
         z_img=np.ones(dim, np.float32),
         z_txt=(np.ones(dim, np.float32),),
