@@ -37,7 +37,7 @@ NEEDS = {
     "select": ("embed",),
     "prior": ("select",),
     "decoder": ("select",),
-    "upsamplers": ("decoder",),
+    "upsamplers": ("select",),
     "generate": ("decoder", "clip or open_clip"),
     "evaluate": ("generate", "select"),
 }
