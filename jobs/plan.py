@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What is rented, and what is assumed of it."""
     parser.add_argument("--stage", action="append", default=[], help="one training; repeatable")
-    parser.add_argument("--gpu", default="h100", help="a100, l40s, h100, h200, b200 (default: h100)")
+    parser.add_argument("--gpu", default="h100", help="a100, l40s, h100 (default), h200, b200")
     parser.add_argument("--gpu-price", type=float, metavar="DOLLARS", help="of one GPU's hour")
     parser.add_argument("--mfu", type=float, metavar="SHARE", help="of the GPU's peak that is used")
     parser.add_argument("--pictures", type=int, metavar="N", help="of a data set not there yet")

@@ -1,7 +1,7 @@
 """What is rented and assumed, as a command line states it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import ConfigError
@@ -20,7 +20,7 @@ class Offer:
     mfu: float | None = None
     """Share of the peak that trainings reach; None takes `gpus.MFU`."""
     cpu_price: float = CPU_HOUR_PRICE
-    cluster: Cluster = Cluster()
+    cluster: Cluster = field(default_factory=Cluster)
     seed: int = 0
 
 

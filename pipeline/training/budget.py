@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from pipeline.models import presets
+from pipeline.models.clip import ClipModel
 from pipeline.models.config import CONTEXT_LENGTH, VOCABULARY_SIZE, ClipConfig
 from pipeline.shards.loader import Sample
 from pipeline.training.batches import Part
@@ -41,7 +42,7 @@ from pipeline.training.config import (
 from pipeline.training.ema import WeightAverage
 from pipeline.training.inputs import TaskInputs
 from pipeline.training.optim import adamw, masked_step
-from pipeline.training.parallel import Replicated, lay_out
+from pipeline.training.parallel import lay_out
 from pipeline.training.sam import at_the_worst_nearby
 from pipeline.training.tasks import Task, build_task
 
@@ -112,8 +113,7 @@ def budget(config: TrainConfig, clip: ClipConfig | None = None) -> Budget:
 
 
 def _gathered_rows_bytes(config: TrainConfig, task: ClipTaskConfig) -> int:
-    """Of CLIP's loss over workers: both embeddings of the whole batch, in parts, joined, and as
-    gradients."""
+    """Both embeddings of the whole batch in CLIP's loss: in parts, joined, and their gradients."""
     return 3 * config.global_batch_size * 2 * task.model.embed_dim * FLOAT32
 
 
@@ -123,27 +123,31 @@ class Rehearsal:
     def __init__(self, config: TrainConfig, clip: ClipConfig | None, world: int) -> None:
         """Build what the loop builds; arguments as for `budget`."""
         self.config = config
-        self._world = world
-        self._is_cut = world > 1 and config.execution.strategy != "ddp"
+        self._is_joined = world > 1 and config.execution.strategy == "ddp"
+        self._is_cut = world > 1 and not self._is_joined
         frozen = None if clip is None or not _reads_captions(config.task) else _frozen(clip)
         self.task = build_task(config.task, TaskInputs(clip=frozen))
         network = _network(config.task).train()
         self.parameters = presets.num_parameters(network)
         self._outside, self._largest = _layers(network)
-        if self._is_cut:
-            _as_gathered(network, config)
-        self.layout = _laid_out(network, config)
         self.frozen_parameters = 0 if frozen is None else presets.num_parameters(frozen)
         self.frozen_bytes = FLOAT32 * self.frozen_parameters
-        if not self._is_cut:
-            decay = config.weight_decay
-            self.optimizer = adamw(network, betas=config.betas, eps=config.eps, weight_decay=decay)
-            self.average = WeightAverage(network, config.ema_decay)
+        self._lay_out(network)
         micro_batches = config.global_batch_size // config.micro_batch_size
         parts = -(-micro_batches // world)
         self.rows = config.micro_batch_size * (parts if self.task.whole_batch else 1)
         self._num_parts = 1 if self.task.whole_batch else min(parts, 2)
         self._arrays = example(self.task, config.task, clip)
+
+    def _lay_out(self, network: nn.Module) -> None:
+        config = self.config
+        if self._is_cut:
+            _as_gathered(network, config)
+        self.layout = lay_out(network, config, "cpu", rank=0, world=1)
+        self.optimizer = adamw(
+            network, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+        )
+        self.average = WeightAverage(network, config.ema_decay)
 
     def passes(self) -> tuple[float, float]:
         """Forward and backward, twice where gradients add up; operations of one pass."""
@@ -173,7 +177,7 @@ class Rehearsal:
     def update(self) -> None:
         """Exchange the gradients, take the optimiser's step, move the average."""
         gradients, totals = self.layout.gradients(), torch.zeros(4)
-        if self._world > 1:
+        if self._is_joined:
             flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), totals])
             totals = flat[-4:].clone()
             del flat
@@ -196,7 +200,7 @@ def _reads_captions(task: TaskConfig) -> bool:
     )
 
 
-def _frozen(clip: ClipConfig) -> nn.Module:
+def _frozen(clip: ClipConfig) -> ClipModel:
     return presets.build_clip(clip).requires_grad_(False).eval()
 
 
@@ -238,13 +242,9 @@ def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def _laid_out(network: nn.Module, config: TrainConfig) -> Replicated:
-    return lay_out(network, config, "cpu", rank=0, world=1)
-
-
 def example(
     task: Task, config: TaskConfig, clip: ClipConfig | None, caption: str = LONG_CAPTION
-) -> Mapping[str, np.ndarray[Any, Any]]:
+) -> Mapping[str, np.ndarray]:
     """The arrays of one sample, by the task's own preparation: shapes and kinds are what counts."""
     side = task.view_px
     shape = getattr(config.model, "clip", None)
@@ -263,7 +263,7 @@ def example(
     return task.prepare(sample, np.random.default_rng(0))
 
 
-def _repeated(array: np.ndarray[Any, Any], rows: int) -> Tensor:
+def _repeated(array: np.ndarray, rows: int) -> Tensor:
     return torch.from_numpy(array).expand(rows, *array.shape).clone()
 
 
