@@ -35,14 +35,14 @@ class Stored:
     """One kind of files."""
 
     what: str
-    bytes_per_picture: float
+    bytes_per_picture: float | int
     num_pictures: int | None
     """None where nobody has said how many there are."""
     is_counted: bool
     """Of finished files, not by rule."""
 
     @property
-    def num_bytes(self) -> float | None:
+    def num_bytes(self) -> float | int | None:
         """All of them."""
         return None if self.num_pictures is None else self.bytes_per_picture * self.num_pictures
 
@@ -108,7 +108,7 @@ def _finished(run: RunFile) -> dict[str, Result]:
     return recorded(run)
 
 
-def embedding_bytes(clip: ClipConfig) -> float:
+def embedding_bytes(clip: ClipConfig) -> int:
     """Of one picture with one caption: two vectors in float16 and what goes with them."""
     return 2 * 2 * clip.embed_dim + EMBEDDING_EXTRA_BYTES
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 
 from pipeline.training.budget import Budget
 
+Seconds = float | int
 FAILURES_PER_WORKER_HOUR = 419 / (54 * 24 * 16_384)
 """Unexpected interruptions of a GPU's hour: 419 in 54 days on 16,384 H100 (Grattafiori et al. 2024,
 The Llama 3 Herd of Models, §3.3.4)."""
 NUM_FAILURES, MAX_RUNS = 1000, 1000
 """Simulated failures, and runs, that an average is of: whichever comes first."""
-INTERVALS_S = tuple(round(30 * 2 ** (step / 2)) for step in range(19))
+INTERVALS_S = tuple(1.0 * round(30 * 2 ** (step / 2)) for step in range(19))
 """Intervals that are compared: 30 s to 4.3 hours, each 1.4 times the one before."""
 SIZES = tuple(2**power for power in range(11))
 """Numbers of GPUs of the table: 1 to 1,024."""
@@ -32,7 +33,7 @@ class Cluster:
 
     workers: int = 1
     failures_per_worker_hour: float = FAILURES_PER_WORKER_HOUR
-    restart_s: float = 300.0
+    restart_s: Seconds = 300.0
     """From a failure to the first new step: noticing it, new workers, loading. An assumption."""
 
     @property
@@ -45,9 +46,9 @@ class Cluster:
 class Saving:
     """What one checkpoint takes."""
 
-    stop_s: float
+    stop_s: Seconds
     """The training stands still while its state is copied to the host."""
-    write_s: float
+    write_s: Seconds
     """From then until the checkpoint is complete; meanwhile the training goes on."""
 
     @classmethod
@@ -64,11 +65,11 @@ class Saving:
 class Timeline:
     """How one run went, seconds; the parts add up to the whole."""
 
-    work_s: float
-    repeated_s: float
+    work_s: Seconds
+    repeated_s: Seconds
     """Done, lost and done again."""
-    saving_s: float
-    restarting_s: float
+    saving_s: Seconds
+    restarting_s: Seconds
     num_failures: int
 
     @property
@@ -86,20 +87,20 @@ class Timeline:
 class Advice:
     """What an interval between checkpoints is worth."""
 
-    interval_s: float
+    interval_s: Seconds
     """The best of those compared, work between two checkpoints."""
     goodput: float
     """Mean share of time that is work, at that interval."""
     by_interval: dict[float, float]
     """The same for every interval."""
-    formula_s: float
+    formula_s: Seconds
     """Young's and Daly's interval."""
     num_failures: float
     """Mean number of interruptions of the run."""
 
 
 def simulate(
-    work_s: float, interval_s: float, saving: Saving, cluster: Cluster, seed: int
+    work_s: Seconds, interval_s: Seconds, saving: Saving, cluster: Cluster, seed: int
 ) -> Timeline:
     """One run from start to end.
 
@@ -136,7 +137,7 @@ def simulate(
         done_s += complete * interval_s
 
 
-def advice(work_s: float, saving: Saving, cluster: Cluster, seed: int) -> Advice:
+def advice(work_s: Seconds, saving: Saving, cluster: Cluster, seed: int) -> Advice:
     """Compare all intervals on the same failures.
 
     An interval is at least as long as a checkpoint takes to be complete; if it fails before, the
@@ -158,7 +159,7 @@ def advice(work_s: float, saving: Saving, cluster: Cluster, seed: int) -> Advice
 
 
 def by_size(
-    device_s: float,
+    device_s: Seconds,
     taken: Budget,
     cluster: Cluster,
     seed: int,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from pipeline.evaluation.svg import Number
 from pipeline.planning.data import Reading, Stored
 from pipeline.planning.plan import Plan
 from pipeline.planning.trainings import Training
@@ -115,7 +116,7 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def short(number: float) -> str:
+def short(number: Number) -> str:
     """A count in thousands, millions or billions."""
     for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= limit:
@@ -123,7 +124,7 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def short_bytes(number: float) -> str:
+def short_bytes(number: Number) -> str:
     """Bytes in powers of ten."""
     for limit, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if number >= limit:
@@ -131,7 +132,7 @@ def short_bytes(number: float) -> str:
     return f"{number:.3g} B"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: Number) -> str:
     """Seconds, minutes, hours or days, to three places."""
     for limit, unit in ((2 * 86_400, "d"), (2 * 3600, "h"), (2 * 60, "min")):
         if seconds >= limit:

@@ -149,16 +149,16 @@ class Rehearsal:
         )
         self.average = WeightAverage(network, config.ema_decay)
 
-    def passes(self) -> tuple[float, float]:
+    def passes(self) -> tuple[int, int]:
         """Forward and backward, twice where gradients add up; operations of one pass."""
-        forward = both = 0.0
+        forward = both = 0
         for _ in range(self._num_parts):
             with counted() as counter:
                 forward = self._backward(counter)
                 both = counter.get_total_flops()
         return forward, both
 
-    def _backward(self, counter: FlopCounterMode) -> float:
+    def _backward(self, counter: FlopCounterMode) -> int:
         part = Part(0, {n: _repeated(a, self.rows) for n, a in self._arrays.items()}, self.rows)
         loss = self._loss(part)
         forward = counter.get_total_flops()
