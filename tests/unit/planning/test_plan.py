@@ -32,37 +32,36 @@ def run_of(name, *overrides):
     return load_run(RunFile, CONFIGS / f"{name}.yaml", overrides)
 
 
-@pytest.mark.parametrize(
-    ("stage", "overrides", "hours"),
-    [
-        ("prior", (), 3800),
-        ("decoder", (), 9800),
-        ("upsampler_64_256", (), 1500),
-        ("upsampler_256_1024", (), 1800),
-    ],
-)
-def test_hours_of_the_papers_models(stage, overrides, hours):
-    """Against an estimate by hand: 3 forward passes, 350 and 300 TFLOP/s."""
-    (found,) = trainings(run_of(f"paper/{stage}", *overrides), H100)
-    assert found.device_hours == pytest.approx(hours, rel=0.05)
-    assert found.fits
-    assert found.wall_s == pytest.approx(3600 * found.device_hours / found.workers)
-
-
 def test_price_share_and_peak_scale():
-    run = run_of("paper/upsampler_256_1024")
-    (base,) = trainings(run, Offer(GPUS["h100"], 2.5, mfu=0.4))
-    (half,) = trainings(run, Offer(GPUS["h100"], 5.0, mfu=0.2))
-    (other,) = trainings(run, Offer(GPUS["a100"], 2.5, mfu=0.4))
+    run = run_of("demo/run", "decoder.execution.gpus_per_worker=1", "decoder.precision=bfloat16")
+
+    def planned(gpu, price, mfu):
+        (found,) = trainings(run, Offer(GPUS[gpu], price, mfu=mfu), ("decoder",))
+        return found
+
+    base, half, other = (
+        planned("h100", 2.5, 0.4),
+        planned("h100", 5.0, 0.2),
+        planned("a100", 2.5, 0.4),
+    )
+    by_hand = base.budget.training_flops * base.config.samples / (0.4 * 989e12) / 3600
+    assert base.device_hours == pytest.approx(by_hand)
+    assert base.wall_s == pytest.approx(3600 * base.device_hours / base.workers)
     assert half.device_hours == pytest.approx(2 * base.device_hours)
     assert half.dollars == pytest.approx(4 * base.dollars)
     assert other.device_hours / base.device_hours == pytest.approx(989 / 312)
+    assert base.fits
 
 
 def test_what_does_not_fit_is_said_with_a_remedy(capsys):
-    arguments = ["--config", str(CONFIGS / "paper/decoder.yaml"), "--gpu", "l40s"]
-    for name in ("num_workers=128", "strategy=ddp", "shard_workers=null"):
-        arguments += ["--set", f"decoder.execution.{name}"]
+    arguments = ["--config", str(CONFIGS / "demo/run.yaml"), "--gpu", "l40s", "--stage", "prior"]
+    for change in (
+        "execution.gpus_per_worker=1",
+        "micro_batch_size=65536",
+        "global_batch_size=65536",
+    ):
+        arguments += ["--set", f"prior.{change}"]
+    arguments += ["--set", "prior.num_lanes=1", "--set", "output_dir=none"]
     assert show_job("", job.show, job.add_options, arguments) == 0
     told = capsys.readouterr()
     assert "do not fit a l40s; lower micro_batch_size, or set execution.strategy" in told.err
