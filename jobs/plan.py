@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mfu", type=float, metavar="SHARE", help="of the GPU's peak that is used")
     parser.add_argument("--pictures", type=int, metavar="N", help="of a data set not there yet")
     parser.add_argument(
-        "--hours-between-failures", type=float, metavar="H", help="of one device (default: 50,678)"
+        "--hours-between-failures", type=float, metavar="H", help="of one device (default: 50,677)"
     )
     parser.add_argument(
         "--restart-s", type=float, default=300.0, metavar="S", help="after a failure (default: 300)"
