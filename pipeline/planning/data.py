@@ -27,6 +27,7 @@ EMBEDDING_EXTRA_BYTES = 97
 """Of a picture with one caption beside z_img and z_txt: key, uid, tokens, similarity; as the
 demo's files have it."""
 TIMINGS = 5
+VIEWS, EMBEDDINGS = "views of {} px", "embeddings"
 SHORT_CAPTION = "a photograph of a red circle on a grey background"
 
 
@@ -76,10 +77,10 @@ def stored(run: RunFile, num_pictures: int | None) -> list[Stored]:
     for side in run.views_px():
         listed = None if curated is None else curated.content["views"].get(str(side))
         if listed is not None:
-            rows.append(_counted(f"views of {side} px", listed, num_pictures))
+            rows.append(_counted(VIEWS.format(side), listed, num_pictures))
         else:
             size = view_rate(side)[0]
-            rows.append(Stored(f"views of {side} px", size, num_pictures, is_counted=False))
+            rows.append(Stored(VIEWS.format(side), size, num_pictures, is_counted=False))
     return [*rows, *_embeddings(run, found, num_pictures)]
 
 
@@ -95,11 +96,11 @@ def _embeddings(
     if run.embed is None or clip is None:
         return []
     if embedded is None:
-        return [Stored("embeddings", embedding_bytes(clip), num_pictures, is_counted=False)]
+        return [Stored(EMBEDDINGS, embedding_bytes(clip), num_pictures, is_counted=False)]
     names = [entry["name"] for entry in embedded.content["shards"]]
     total = sum(storage.size_of(storage.join(embedded.uri, name)) for name in names)
     count = embedded.content["num_samples"]
-    return [Stored("embeddings", total / max(1, count), count, is_counted=True)]
+    return [Stored(EMBEDDINGS, total / max(1, count), count, is_counted=True)]
 
 
 def _finished(run: RunFile) -> dict[str, Result]:
@@ -121,19 +122,22 @@ def view_rate(side_px: int) -> tuple[float, float]:
     return size * pixels, seconds * pixels
 
 
-def reading(run: RunFile, training: Training, num_pictures: int | None) -> Reading:
+def reading(
+    run: RunFile, training: Training, files: list[Stored], num_pictures: int | None
+) -> Reading:
     """What a training asks of storage and of the cores beside the GPUs.
 
     Preparing a sample (draws, crops, degradation, tokens) is timed here and now.
     """
     config, clip = training.config, clip_of(run)
     task = build_task(config.task, TaskInputs())
-    size, seconds = 0.0, 0.0
+    sizes = {each.what: each.bytes_per_picture for each in files}
+    size, seconds, times = 0.0, 0.0, []
     if task.view_px is not None:
-        size, seconds = view_rate(task.view_px)
-    if task.needs_embeddings and clip is not None:
-        size += embedding_bytes(clip)
-    times = []
+        size += sizes[VIEWS.format(task.view_px)]
+        seconds = view_rate(task.view_px)[1]
+    if task.needs_embeddings:
+        size += sizes.get(EMBEDDINGS, 0)
     for _ in range(TIMINGS):
         started = time.perf_counter()
         example(task, config.task, clip, SHORT_CAPTION)

@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from pipeline.training.budget import Budget
 
@@ -96,7 +97,13 @@ class Advice:
     formula_s: Seconds
     """Young's and Daly's interval."""
     num_failures: float
-    """Mean number of interruptions of the run."""
+    """Mean number of interruptions of the run, at that interval."""
+    repeated: float
+    """Mean share of time that work took which was lost."""
+    saving: float
+    """Mean share of time for which checkpoints stop the training."""
+    restarting: float
+    """Mean share of time between a failure and the first new step."""
 
 
 def simulate(
@@ -143,19 +150,26 @@ def advice(work_s: Seconds, saving: Saving, cluster: Cluster, seed: int) -> Advi
     An interval is at least as long as a checkpoint takes to be complete; if it fails before, the
     one before it counts.
     """
-    found, failures = {}, {}
     expected = work_s / cluster.between_failures_s
-    num_runs = min(MAX_RUNS, math.ceil(NUM_FAILURES / expected))
+    seeds = range(seed, seed + min(MAX_RUNS, math.ceil(NUM_FAILURES / expected)))
     shortest = min(max(saving.write_s, INTERVALS_S[0]), INTERVALS_S[-1])
-    for interval_s in INTERVALS_S:
-        if interval_s >= shortest:
-            seeds = range(seed, seed + num_runs)
-            runs = [simulate(work_s, interval_s, saving, cluster, each) for each in seeds]
-            found[interval_s] = sum(run.goodput for run in runs) / num_runs
-            failures[interval_s] = sum(run.num_failures for run in runs) / num_runs
-    best = max(found, key=lambda interval_s: found[interval_s])
-    formula_s = math.sqrt(2 * saving.stop_s * cluster.between_failures_s)
-    return Advice(best, found[best], found, formula_s, failures[best])
+    runs = {
+        interval_s: [simulate(work_s, interval_s, saving, cluster, each) for each in seeds]
+        for interval_s in INTERVALS_S
+        if interval_s >= shortest
+    }
+    goodput = {x: fmean(run.goodput for run in found) for x, found in runs.items()}
+    best = max(goodput, key=lambda interval_s: goodput[interval_s])
+    return Advice(
+        interval_s=best,
+        goodput=goodput[best],
+        by_interval=goodput,
+        formula_s=math.sqrt(2 * saving.stop_s * cluster.between_failures_s),
+        num_failures=fmean(run.num_failures for run in runs[best]),
+        repeated=fmean(run.repeated_s / run.wall_s for run in runs[best]),
+        saving=fmean(run.saving_s / run.wall_s for run in runs[best]),
+        restarting=fmean(run.restarting_s / run.wall_s for run in runs[best]),
+    )
 
 
 def by_size(

@@ -44,7 +44,13 @@ class Plan:
                 "restart_s": cluster.restart_s,
                 "stage": self.longest.stage,
                 "by_devices": {
-                    str(size): {"interval_s": each.interval_s, "goodput": each.goodput}
+                    str(size): {
+                        "interval_s": each.interval_s,
+                        "goodput": each.goodput,
+                        "repeated": each.repeated,
+                        "saving": each.saving,
+                        "restarting": each.restarting,
+                    }
                     for size, each in self.sizes.items()
                 },
             },
@@ -74,7 +80,7 @@ def make_plan(
         name=run.name,
         offer=offer,
         trainings=found,
-        readings=[reading(run, each, counted) for each in found],
+        readings=[reading(run, each, files, counted) for each in found],
         stored=files,
         longest=longest,
         sizes=by_size(device_s, longest.budget, offer.cluster, offer.seed),

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.evaluation.svg import Number
 from pipeline.planning.data import Reading, Stored
+from pipeline.planning.failures import FAILURES_PER_WORKER_HOUR
 from pipeline.planning.plan import Plan
 from pipeline.planning.trainings import Training
 
@@ -13,7 +14,10 @@ TRAINING_HEADING = (
 )  # fmt: skip
 DATA_HEADING = ("files", "per picture", "all")
 READING_HEADING = ("stage", "bandwidth", "cores", "passes")
-SIZE_HEADING = ("devices", "lasts", "checkpoint every", "goodput", "formula", "interruptions")
+SIZE_HEADING = (
+    "devices", "lasts", "interruptions", "checkpoint every", "by formula", "goodput", "lost work",
+    "checkpoints", "starting again",
+)  # fmt: skip
 
 
 def lines(plan: Plan) -> Iterable[str]:
@@ -33,15 +37,18 @@ def lines(plan: Plan) -> Iterable[str]:
 def notes(plan: Plan) -> list[str]:
     """What the numbers stand on."""
     offer, cluster = plan.offer, plan.offer.cluster
+    rate = cluster.failures_per_worker_hour
+    source = ""
+    if rate == FAILURES_PER_WORKER_HOUR:
+        source = " (Llama 3: 419 in 54 days on 16,384 H100)"
     share = "350 (transformers) and 300 (U-Nets) of 989 TFLOP/s" if offer.mfu is None else (
         f"{offer.mfu:.0%} of the peak"
     )  # fmt: skip
     found = [
         f"{offer.gpu.name} at {offer.price:.2f} $ per hour, {share}; forward and training are "
         "operations per sample. None of it was measured on a GPU.",
-        f"An interruption per {1 / cluster.failures_per_worker_hour:,.0f} device hours (Llama 3: "
-        f"419 in 54 days on 16,384 H100), {cluster.restart_s:.0f} s to start again. Hours and "
-        "dollars are without them: divide by goodput.",
+        f"An interruption per {1 / rate:,.0f} device hours{source}, {cluster.restart_s:.0f} s to "
+        "start again. Hours and dollars are without them: divide by goodput.",
     ]
     found += [
         f"{each.stage}: {short_bytes(each.budget.peak_bytes)} do not fit a {offer.gpu.name}; lower "
@@ -66,7 +73,7 @@ def training_row(each: Training) -> list[str]:
         f"{each.device_hours:,.3g} {unit}-h" if each.device_hours < 100 else (
             f"{each.device_hours:,.0f} {unit}-h"
         ),
-        f"{each.dollars:,.2f}" if each.dollars < 100 else f"{each.dollars:,.0f}",
+        f"{each.dollars:.2g}" if each.dollars < 100 else f"{each.dollars:,.0f}",
         duration(each.wall_s),
         duration(each.advice.interval_s),
         f"{each.advice.goodput:.2%}",
@@ -95,10 +102,10 @@ def size_rows(plan: Plan) -> list[list[str]]:
         [
             f"{size:,}",
             duration(device_s / size / each.goodput),
-            duration(each.interval_s),
-            f"{each.goodput:.2%}",
-            duration(each.formula_s),
             f"{each.num_failures:.2g}",
+            duration(each.interval_s),
+            duration(each.formula_s),
+            *(f"{x:.2%}" for x in (each.goodput, each.repeated, each.saving, each.restarting)),
         ]
         for size, each in plan.sizes.items()
     ]

@@ -80,6 +80,8 @@ def test_the_best_interval_is_that_of_young_and_daly(stop_s, between_s):
     found = advice(60 * between_s, Saving(stop_s, stop_s), failing_every(between_s), seed=0)
     formula = math.sqrt(2 * stop_s * between_s)
     assert found.formula_s == pytest.approx(formula)
+    parts = found.goodput + found.repeated + found.saving + found.restarting
+    assert parts == pytest.approx(1)
     step = INTERVALS_S[1] / INTERVALS_S[0]
     assert formula / step**2 < found.interval_s < formula * step**2
     nearest = min(found.by_interval, key=lambda interval_s: abs(math.log(interval_s / formula)))

@@ -126,16 +126,17 @@ def test_files_that_are_there_are_counted(tmp_path):
 
 
 def test_reading_follows_the_rate_of_the_training():
-    run = run_of("demo/run")
+    run = run_of("demo/run", "output_dir=none")
     (prior,) = trainings(run, H100, ("prior",))
-    found = reading(run, prior, 1000)
+    files = stored(run, 1000)
+    found = reading(run, prior, files, 1000)
     assert found.bytes_per_s == pytest.approx(
         prior.samples_per_s * (4 * 64 + EMBEDDING_EXTRA_BYTES)
     )
     assert found.passes == prior.config.samples / 1000
     (decoder,) = trainings(run, H100, ("decoder",))
-    assert reading(run, decoder, None).passes is None
-    assert reading(run, decoder, None).cores > 0
+    assert reading(run, decoder, files, None).passes is None
+    assert reading(run, decoder, files, None).cores > 0
 
 
 def test_the_job_prints_tables_one_object_and_a_page(tmp_path, capsys):
