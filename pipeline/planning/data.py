@@ -134,8 +134,8 @@ def reading(
     sizes = {each.what: each.bytes_per_picture for each in files}
     size, seconds, times = 0.0, 0.0, []
     if task.view_px is not None:
-        size += sizes[VIEWS.format(task.view_px)]
-        seconds = view_rate(task.view_px)[1]
+        size, seconds = view_rate(task.view_px)
+        size = sizes.get(VIEWS.format(task.view_px), size)
     if task.needs_embeddings:
         size += sizes.get(EMBEDDINGS, 0)
     for _ in range(TIMINGS):
