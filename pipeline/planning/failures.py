@@ -5,7 +5,7 @@ complete checkpoint is done again, and starting again takes its time. Checkpoint
 for a copy and are complete some seconds later, as ours are written beside it.
 
 With :math:`C` seconds per checkpoint and :math:`M` seconds between failures the best interval is
-about :math:`\sqrt{2CM}` (Young 1974; Daly 2006, Eq. 13 to first order).
+about :math:`\sqrt{2CM}` (Young 1974; Daly 2006, to first order).
 """
 
 import math
@@ -21,7 +21,8 @@ FAILURES_PER_WORKER_HOUR = 419 / (54 * 24 * 16_384)
 """Unexpected interruptions of a GPU's hour: 419 in 54 days on 16,384 H100 (Grattafiori et al. 2024,
 The Llama 3 Herd of Models, §3.3.4)."""
 NUM_FAILURES, MAX_RUNS = 1000, 1000
-"""Simulated failures, and runs, that an average is of: whichever comes first."""
+"""Simulated failures, and runs, that an average is of: whichever comes first; a single run where
+hardly any of them would fail."""
 INTERVALS_S = tuple(1.0 * round(30 * 2 ** (step / 2)) for step in range(19))
 """Intervals that are compared: 30 s to 4.3 hours, each 1.4 times the one before."""
 SIZES = tuple(2**power for power in range(11))
@@ -151,7 +152,8 @@ def advice(work_s: Seconds, saving: Saving, cluster: Cluster, seed: int) -> Advi
     one before it counts.
     """
     expected = work_s / cluster.between_failures_s
-    seeds = range(seed, seed + min(MAX_RUNS, math.ceil(NUM_FAILURES / expected)))
+    num_runs = min(MAX_RUNS, math.ceil(NUM_FAILURES / expected))
+    seeds = range(seed, seed + (num_runs if num_runs * expected >= 1 else 1))
     shortest = min(max(saving.write_s, INTERVALS_S[0]), INTERVALS_S[-1])
     runs = {
         interval_s: [simulate(work_s, interval_s, saving, cluster, each) for each in seeds]
