@@ -129,3 +129,9 @@ def test_the_papers_drops_schedules_and_degradations():
     assert (first.degradation.type, first.degradation.sigma) == ("blur", 0.6)
     assert (second.crop_px, second.diffusion.schedule) == (256, "linear")
     assert second.degradation.type == "bsr"
+
+
+def test_the_demos_files_train_as_the_whole_demo_does():
+    whole = dict(read(CONFIGS / "demo/run.yaml").training_stages())
+    parts = [read(CONFIGS / f"demo/{model}.yaml") for model in MODELS if model != "prior_ar"]
+    assert dict(run.training_stages()[-1] for run in parts) == whole
