@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pipeline.evaluation.svg import Number
 from pipeline.planning.data import Reading, Stored
 from pipeline.planning.failures import FAILURES_PER_WORKER_HOUR
+from pipeline.planning.gpus import MFU
 from pipeline.planning.plan import Plan
 from pipeline.planning.trainings import Training
 
@@ -41,12 +42,12 @@ def notes(plan: Plan) -> list[str]:
     source = ""
     if rate == FAILURES_PER_WORKER_HOUR:
         source = " (Llama 3: 419 in 54 days on 16,384 H100)"
-    share = "350 (transformers) and 300 (U-Nets) of 989 TFLOP/s" if offer.mfu is None else (
-        f"{offer.mfu:.0%} of the peak"
-    )  # fmt: skip
+    share = f"{MFU['transformer']:.0%} (transformers) and {MFU['u_net']:.0%} (U-Nets)"
+    if offer.mfu is not None:
+        share = f"{offer.mfu:.0%}"
     found = [
-        f"{offer.gpu.name} at {offer.price:.2f} $ per hour, {share}; forward and training are "
-        "operations per sample. None of it was measured on a GPU.",
+        f"{offer.gpu.name} at {offer.price:.2f} $ per hour, {share} of its peak; forward and "
+        "training are operations per sample. None of it was measured on a GPU.",
         f"An interruption per {1 / rate:,.0f} device hours{source}, {cluster.restart_s:.0f} s to "
         "start again. Hours and dollars are without them: divide by goodput.",
     ]
