@@ -36,6 +36,8 @@ class TaskInputs:
     """Standard deviation of z_img over all embedded pictures, per dimension."""
     codes_uri: str | None = None
     """Tables by which the autoregressive prior turns embeddings into codes."""
+    clip: ClipModel | None = None
+    """The frozen CLIP itself, where there are no weights to read: in a plan."""
 
 
 class FrozenText:
@@ -44,7 +46,7 @@ class FrozenText:
     def __init__(self, inputs: TaskInputs) -> None:
         """Remember where the weights lie; nothing is read yet."""
         self._uri = inputs.clip_weights_uri
-        self._clip: ClipModel | None = None
+        self._clip = inputs.clip
 
     @torch.no_grad()
     def __call__(

@@ -27,14 +27,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.models import presets, scales
 from pipeline.models.config import DecoderConfig, PriorConfig, UpsamplerConfig
+from pipeline.planning.gpus import GPUS
 from pipeline.training.device import fixed_arithmetic
 from pipeline.training.ema import WeightAverage
 from pipeline.training.optim import adamw, masked_step, set_learning_rate
 from pipeline.training.parallel import Replicated, lay_out
 from tests.synthetic import train_config
 
-PEAK_TFLOPS = {"H200": 989.4, "H100": 989.4, "A100": 312.0, "L40S": 362.0, "B200": 2250.0}
-"""Dense bf16 operations per second of GPUs, by a part of their name; NVIDIA's data sheets."""
 AT_LEAST = {"prior": 0.45, "decoder": 0.40, "upsampler": 0.40}
 MODELS: dict[str, PriorConfig | DecoderConfig | UpsamplerConfig] = {
     "demo_prior": presets.DEMO_PRIOR,
@@ -221,9 +220,9 @@ def _wait(device: torch.device) -> None:
 
 def _peak_tflops() -> float:
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    for part, peak in PEAK_TFLOPS.items():
-        if part in name:
-            return peak
+    for gpu in GPUS.values():
+        if gpu.name in name.lower():
+            return gpu.bf16_flops / 1e12
     raise SystemExit(f"no peak is known of {name}: give --peak-tflops")
 
 
