@@ -45,6 +45,7 @@ from pipeline.training.optim import adamw, masked_step
 from pipeline.training.parallel import lay_out
 from pipeline.training.sam import at_the_worst_nearby
 from pipeline.training.tasks import Task, build_task
+from pipeline.training.warm_start import prepared
 
 SHARE_OF_COMPONENTS = 319 / 1024
 """Principal components that an autoregressive prior keeps, which only the data decide: the paper's
@@ -127,7 +128,7 @@ class Rehearsal:
         self._is_cut = world > 1 and not self._is_joined
         frozen = None if clip is None or not _reads_captions(config.task) else _frozen(clip)
         self.task = build_task(config.task, TaskInputs(clip=frozen))
-        network = _network(config.task).train()
+        network = prepared(_network(config.task), config, None).train()
         self.parameters = presets.num_parameters(network)
         self._outside, self._largest = _layers(network)
         self.frozen_parameters = 0 if frozen is None else presets.num_parameters(frozen)
@@ -145,7 +146,11 @@ class Rehearsal:
             _as_gathered(network, config)
         self.layout = lay_out(network, config, "cpu", rank=0, world=1)
         self.optimizer = adamw(
-            network, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+            network,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            factors=config.learning_rate_factors,
         )
         self.average = WeightAverage(network, config.ema_decay)
 
