@@ -38,6 +38,8 @@ class _Repeat:
 class SampleOrder(Protocol):
     """Where each position lies; of one source or of several."""
 
+    num_lanes: int
+
     def locate(self, positions: Int[np.ndarray, " sample"]) -> Int[np.ndarray, " sample 2"]:
         """Shard number and offset among the shard's kept samples, per position."""
         ...

@@ -3,6 +3,7 @@
 What every reader of tars needs stands here too: their members, and JSON that nobody has checked.
 """
 
+import io
 import json
 import re
 import tarfile
@@ -19,6 +20,8 @@ PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif"})
 TEXTS = frozenset({"txt", "json"})
 KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 MAX_MEMBER_BYTES = 1 << 28
+
+File = IO[bytes] | io.BytesIO
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class RawSample:
 class _Bounded:
     """A tar's file, of which no header can ask for more bytes than a member may have."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: File) -> None:
         self._file = file
 
     def read(self, size: int = -1) -> bytes:
@@ -70,7 +73,7 @@ class _Bounded:
 
 
 @contextmanager
-def opened(file: IO[bytes], name: str, remedy: str) -> Iterator[tarfile.TarFile]:
+def opened(file: File, name: str, remedy: str) -> Iterator[tarfile.TarFile]:
     """A tar to be read member by member.
 
     Args:
@@ -129,11 +132,20 @@ def read_shard(uri: str, entry: Mapping[str, Any]) -> Iterator[RawSample]:
         DataError: The file is not what its entry says, or holds what no shard may hold.
     """
     manifest.verify_shard(uri, entry)
-    num_samples = 0
     with storage.open_for_read(uri) as file:
-        for sample in read_tar(file, uri):
-            num_samples += 1
-            yield sample
+        yield from shard_samples(file, uri, entry)
+
+
+def shard_samples(file: File, uri: str, entry: Mapping[str, Any]) -> Iterator[RawSample]:
+    """The samples of an open tar whose bytes are those of its entry.
+
+    Raises:
+        DataError: It holds another number of samples, or what no shard may hold.
+    """
+    num_samples = 0
+    for sample in read_tar(file, uri):
+        num_samples += 1
+        yield sample
     if num_samples != entry["num_samples"]:
         raise DataError(
             f"{uri}: {num_samples} samples, its manifest says {entry['num_samples']}; "
@@ -141,7 +153,7 @@ def read_shard(uri: str, entry: Mapping[str, Any]) -> Iterator[RawSample]:
         )
 
 
-def read_tar(file: IO[bytes], name: str) -> Iterator[RawSample]:
+def read_tar(file: File, name: str) -> Iterator[RawSample]:
     """The samples of an open tar that somebody has verified; ``name`` is for messages.
 
     Raises:

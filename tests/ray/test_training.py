@@ -107,7 +107,7 @@ def test_a_killed_worker_is_replaced_and_changes_no_bit(dataset, tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_error_of_ours_reaches_the_driver_as_itself(dataset, tmp_path, num_workers):
     settings = loop_settings(dataset, tmp_path / "bad", config=config(num_workers))
-    source = dataset.source(settings.task, "train", cache_bytes=0, open_shards=4)
+    source = dataset.source(settings.task, "train", cache_bytes=0)
     order = Order(source.counts, settings.config.seed, settings.config.num_lanes)
     key = Loader(source, order, 8, 4).keys(0)[5]
     task = RegressionTask(poison_key=key)

@@ -15,12 +15,12 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.results import INDEX
 from pipeline.shards.curated import CuratedDataset
 from pipeline.shards.keep_list import KeepList, write_keep_list
-from pipeline.shards.loader import Loader
+from pipeline.shards.loader import Loader, Share
 from pipeline.shards.mixture import MixedSource
 from pipeline.shards.removals import Removals, entry
 from pipeline.training import launch, reading
 from pipeline.training import loop as loop_module
-from pipeline.training.batches import DataPlace, MixedPlace, validation_parts
+from pipeline.training.batches import DataPlace, MixedPlace, step_parts, validation_parts
 from pipeline.training.launch import settings_for
 from pipeline.training.loop import train_loop
 from tests.kept_run import make_run, without_ray
@@ -43,13 +43,13 @@ def weights(settings):
 
 
 def read_keys(data, steps, world=1, num_lanes=4, task=None):
-    source = data.source(task or RegressionTask(), "train", cache_bytes=0, open_shards=4)
+    source = data.source(task or RegressionTask(), "train", cache_bytes=0)
     reader = Loader(source, source.order(5, num_lanes), 8, 4)
     found = {}
     for step in steps:
         for rank in range(world):
-            for _, samples in reader.micro_batches(step, rank, world):
-                found |= {sample.position: sample.key for sample in samples}
+            samples = next(reader.read(Share(rank, world), step))
+            found |= {sample.position: sample.key for sample in samples}
     return [found[position] for position in sorted(found)]
 
 
@@ -95,9 +95,7 @@ def test_a_mixture_trains_and_resumes_bit_for_bit(places, tmp_path, monkeypatch)
 
 
 def test_validation_reads_each_source_in_its_share(places):
-    source = mixed(places, (3, 1)).source(
-        RegressionTask(), "validation", cache_bytes=0, open_shards=1
-    )
+    source = mixed(places, (3, 1)).source(RegressionTask(), "validation", cache_bytes=0)
     assert isinstance(source, MixedSource)
     found = source.held_out(0, 8).tolist()
     assert sum(shard >= 6 for shard, _ in found) == 2
@@ -134,9 +132,7 @@ class Plain(RegressionTask):
 def gradient(place, tmp_path, name):
     settings = loop_settings(place, tmp_path / name, task=Plain())
     trainer = loop_module._Trainer(settings, 0, 1)
-    parts = next(
-        iter(loop_module.step_parts(settings.task, trainer.loader, settings.config, 0, 0, 1))
-    )
+    parts = next(iter(step_parts(settings.task, trainer.loader, settings.config, 0, 0, 1)))
     totals = torch.zeros(0)
     for part in parts:
         totals = trainer._backward(part, totals)
