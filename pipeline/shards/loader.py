@@ -161,7 +161,10 @@ class Loader:
 
     def keys(self, step: int) -> list[str]:
         """Keys of a whole step over all workers, in order of position; reads no sample."""
-        positions = np.arange(step * self._batch, (step + 1) * self._batch, dtype=np.int64)
+        return self.keys_of(np.arange(step * self._batch, (step + 1) * self._batch, dtype=np.int64))
+
+    def keys_of(self, positions: Int[np.ndarray, " sample"]) -> list[str]:
+        """Keys of some positions; reads no sample."""
         places = self._order.locate(positions).tolist()
         keys = {shard: self._source.keys(shard) for shard in {shard for shard, _ in places}}
         return [keys[shard][offset] for shard, offset in places]

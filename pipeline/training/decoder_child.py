@@ -111,7 +111,9 @@ def prepared(
 ) -> Arrays:
     """One row: the task's arrays, and the weight where samples have one."""
     row = settings.task.prepare(sample, generators.at(sample.position))
-    return {**row, WEIGHT: np.float32(sample.weight)} if loader.has_weights else row
+    if loader.has_weights:
+        row[WEIGHT] = np.array(sample.weight, np.float32)
+    return row
 
 
 def _share_memory(connection: Connection, layout: Layout) -> Arrays:
