@@ -5,7 +5,7 @@ and checked against the manifest before it is used.
 """
 
 import io
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,14 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.images.decode import open_rgb
 from pipeline.results import Result
 from pipeline.shards import manifest
 from pipeline.shards.adopt_sample import upright
 from pipeline.shards.disk_cache import DiskCache, read_verified
 from pipeline.shards.foreign import read_adopted
-from pipeline.shards.tars import read_shard, shard_samples
+from pipeline.shards.tars import own_pictures, read_shard
 
 
 class CuratedDataset:
@@ -121,15 +121,19 @@ class CuratedDataset:
             found = ((raw.key, raw.image) for raw in read_shard(uri, entry))
         return {key: image for key, image in found if keys is None or key in keys}
 
-    def _views_of(self, shard: int, view_px: int) -> Iterator[tuple[str, bytes]]:
+    def _views_of(self, shard: int, view_px: int) -> list[tuple[str, bytes]]:
         """Key and encoded view of each sample; the tar is small, and read once, into memory."""
         if view_px not in self._views:
             self._views[view_px] = manifest.entries(self._content, view_px)
         entry = self._views[view_px][shard]
         uri = storage.join(manifest.folder(self.uri, view_px), entry["name"])
-        content = read_verified(uri, entry["sha256"], self.cache)
-        samples = shard_samples(io.BytesIO(content), uri, entry)
-        return ((raw.key, raw.image) for raw in samples)
+        found = list(own_pictures(read_verified(uri, entry["sha256"], self.cache), uri))
+        if len(found) != entry["num_samples"]:
+            raise DataError(
+                f"{uri}: {len(found)} samples, its manifest says {entry['num_samples']}; curate "
+                "the data set again"
+            )
+        return found
 
     def open_picture(self, picture: bytes) -> Image.Image:
         """Decode a picture of a shard (no view): upright RGB, as curation keeps them."""

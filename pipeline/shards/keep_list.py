@@ -8,7 +8,7 @@ A sample's ``weight`` multiplies its loss; it moves no position, so that weighti
 nothing. Where every weight is 1 the manifest says nothing of weights.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -83,13 +83,19 @@ class KeepList:
         """Kept samples per shard of one split, in the shards' order."""
         return [int(shard[f"num_kept_{split}"]) for shard in self.entry["shards"]]
 
-    def keys(self, shard: int, split: str) -> list[str]:
+    def keys(self, shard: int, split: str, offsets: Sequence[int] | None = None) -> list[str]:
         """Keys of one shard's kept samples of one split, in row order.
+
+        Args:
+            shard: Number of the shard.
+            split: ``train``, ``validation`` or ``test``.
+            offsets: The only samples that are wanted, in this order; all by default.
 
         Raises:
             DataError: The file does not hold what the manifest counts.
         """
-        return self.rows(shard, split)["key"].to_pylist()
+        keys = self.rows(shard, split, ["key"])["key"]
+        return (keys if offsets is None else keys.take(pa.array(offsets))).to_pylist()
 
     @property
     def has_weights(self) -> bool:
@@ -116,8 +122,13 @@ class KeepList:
             )
         return rows["weight"].to_numpy().astype(np.float64) / mean
 
-    def rows(self, shard: int, split: str) -> pa.Table:
+    def rows(self, shard: int, split: str, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
         """Rows of one shard's kept samples of one split, as of `SCHEMA`.
+
+        Args:
+            shard: Number of the shard.
+            split: ``train``, ``validation`` or ``test``.
+            columns: Names to read; all by default.
 
         Raises:
             DataError: The file does not hold what the manifest counts.
@@ -125,24 +136,26 @@ class KeepList:
         expected = self.entry["shards"][shard]
         counted = int(expected[f"num_kept_{split}"])
         if counted == 0:
-            return SCHEMA.empty_table()
-        rows = self.table(shard)
-        kept = rows.filter(pc.field("kept") & (pc.field("split") == split))
-        names = set(rows["shard"].to_pylist())
-        if kept.num_rows != counted or names - {expected["name"]}:
+            return SCHEMA.empty_table().select([*columns])
+        rows = self.table(shard, {*columns, "shard", "kept", "split"})
+        chosen = pc.and_(rows["kept"], pc.equal(rows["split"], split))
+        kept = rows if pc.all(chosen).as_py() else rows.filter(chosen)
+        names = set(pc.unique(rows["shard"]).to_pylist())
+        if kept.num_rows != counted or names != {expected["name"]}:
             raise DataError(
                 f"{self.uri}: row group {shard} holds {kept.num_rows} {split} samples of {names}, "
                 f"its manifest counts {counted} of {expected['name']}; run select again"
             )
-        return kept
+        return kept.select([*columns])
 
-    def table(self, shard: int) -> pa.Table:
+    def table(self, shard: int, columns: Collection[str] = SCHEMA.names) -> pa.Table:
         """All rows of one shard, dropped ones too, in row order."""
         if not self.entry["shards"][shard]["num_samples"]:
-            return SCHEMA.empty_table()
+            return SCHEMA.empty_table().select([*columns])
         with storage.open_for_read(self.uri) as file:
             opened = pq.ParquetFile(file, metadata=_footer(self.uri, self.entry["sha256"]))
-            return opened.read_row_group(int(self._row_groups[shard]))
+            group = int(self._row_groups[shard])
+            return opened.read_row_group(group, [*columns], use_threads=False)
 
     @cached_property
     def _row_groups(self) -> Int64[np.ndarray, " shard"]:

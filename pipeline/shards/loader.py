@@ -9,7 +9,7 @@ Dimension names: ``dim`` (joint embedding), ``side`` (pixels), ``row`` (of a wor
 import queue
 import threading
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -55,8 +55,8 @@ class SampleSource(Protocol):
         """Whether some sample's loss weighs more than another's."""
         ...
 
-    def keys(self, shard: int) -> list[str]:
-        """Keys of one shard's kept samples, without reading the samples."""
+    def keys(self, shard: int, offsets: Sequence[int] | None = None) -> list[str]:
+        """Keys of one shard's kept samples, or of some, without reading the samples."""
         ...
 
     def sample(self, position: int, shard: int, offset: int) -> Sample:
@@ -165,9 +165,12 @@ class Loader:
 
     def keys_of(self, positions: Int[np.ndarray, " sample"]) -> list[str]:
         """Keys of some positions; reads no sample."""
-        places = self._order.locate(positions).tolist()
-        keys = {shard: self._source.keys(shard) for shard in {shard for shard, _ in places}}
-        return [keys[shard][offset] for shard, offset in places]
+        places = self._order.locate(positions)
+        found = np.empty(len(places), object)
+        for shard in np.unique(places[:, 0]):
+            rows = np.flatnonzero(places[:, 0] == shard)
+            found[rows] = self._source.keys(int(shard), places[rows, 1].tolist())
+        return found.tolist()
 
 
 Item = TypeVar("Item")

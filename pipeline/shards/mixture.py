@@ -123,10 +123,10 @@ class MixedSource:
         """Whether some sample's loss weighs more than another's."""
         return any(source.has_weights for source in self._sources)
 
-    def keys(self, shard: int) -> list[str]:
-        """Keys of one shard's kept samples, without reading the samples."""
+    def keys(self, shard: int, offsets: Sequence[int] | None = None) -> list[str]:
+        """Keys of one shard's kept samples, or of some, without reading the samples."""
         source, own_shard = self._of(shard)
-        return source.keys(own_shard)
+        return source.keys(own_shard, offsets)
 
     def sample(self, position: int, shard: int, offset: int) -> Sample:
         """The sample at an offset among a shard's kept ones."""

@@ -8,7 +8,7 @@ Dimension names: ``sample``, ``side`` (pixels).
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,9 +71,6 @@ class _Shelf:
             self._drop()
         self._held.move_to_end(shard)
         return held
-
-    def peek(self, shard: int) -> _Shard | None:
-        return self._held.get(shard)
 
     def has_room(self, num_bytes: int) -> bool:
         """Whether so many bytes more may stay; if so, they are counted."""
@@ -151,10 +148,9 @@ class ShardSource:
         """Read these shards ahead, and keep them until another announcement leaves them out."""
         self._shelf.announce(shards)
 
-    def keys(self, shard: int) -> list[str]:
-        """Keys of one shard's kept samples, without reading the samples."""
-        known = self._shelf.peek(shard)
-        return known.keys if known else self._keep.keys(shard, self._split)
+    def keys(self, shard: int, offsets: Sequence[int] | None = None) -> list[str]:
+        """Keys of one shard's kept samples, or of some, without reading the samples."""
+        return self._keep.keys(shard, self._split, offsets)
 
     def sample(self, position: int, shard: int, offset: int) -> Sample:
         """The sample at an offset among a shard's kept ones."""
@@ -178,7 +174,7 @@ class ShardSource:
         return image
 
     def _read(self, shard: int) -> _Shard:
-        kept = self._keep.rows(shard, self._split)
+        kept = self._keep.rows(shard, self._split, ["key", "weight"])
         keys, weights = kept["key"].to_pylist(), self._keep.weights(kept, self._split)
         rows = self._curated.rows(shard, ["key", "captions"])
         captions = dict(zip(rows["key"].to_pylist(), rows["captions"].to_pylist(), strict=True))

@@ -33,8 +33,8 @@ class Places:
         self.read.add(shard)
         return Sample(position, f"{shard}/{offset}", None, (), (), None, ())
 
-    def keys(self, shard):
-        return [f"{shard}/{offset}" for offset in range(COUNTS[shard])]
+    def keys(self, shard, offsets=None):
+        return [f"{shard}/{offset}" for offset in offsets]
 
     def order(self, seed, num_lanes):
         return self._order
