@@ -138,9 +138,11 @@ class KeepList:
         if counted == 0:
             return SCHEMA.empty_table().select([*columns])
         rows = self.table(shard, {*columns, "shard", "kept", "split"})
-        chosen = pc.and_(rows["kept"], pc.equal(rows["split"], split))
-        kept = rows if pc.all(chosen).as_py() else rows.filter(chosen)
-        names = set(pc.unique(rows["shard"]).to_pylist())
+        found = [rows[name].unique().to_pylist() for name in ("kept", "split")]
+        all_chosen = found == [[True], [split]]
+        chosen = pc.field("kept") & (pc.field("split") == split)
+        kept = rows if all_chosen else rows.filter(chosen)
+        names = set(rows["shard"].unique().to_pylist())
         if kept.num_rows != counted or names != {expected["name"]}:
             raise DataError(
                 f"{self.uri}: row group {shard} holds {kept.num_rows} {split} samples of {names}, "

@@ -153,6 +153,8 @@ class TrainExecution(StrictModel):
     decoders: int = Field(default=0, ge=0)
     """Processes per worker, one core each, that read shards and make samples of them, each from
     lanes of its own; 0 does it in a thread of the worker."""
+    decode_on: Literal["worker", "cluster"] = "worker"
+    """Decoders are processes of their worker, or Ray actors on whichever nodes have a CPU free."""
     shard_cache: ShardCacheConfig | None = None
     """Keeps what is read of data sets on object stores; None fetches it again when it is needed.
     Files of this machine are never copied."""

@@ -1,9 +1,10 @@
 """The parts of every step of one worker: made in a thread of it, or by decoders.
 
-A decoder is a process that has some of the worker's lanes, reads their shards, decodes and prepares
-the samples, and writes them into memory that it shares with the worker. Every sample is a function
-of its position, so who makes it changes no bit. A decoder ends when its worker is gone, whatever
-ended that; a worker whose decoder is gone says so and ends.
+A decoder has some of the worker's lanes, reads their shards, decodes and prepares the samples: here
+as a process that writes them into memory it shares with the worker, or on another node
+(``decoder_actor``). Every sample is a function of its position, so who makes it changes no bit. A
+decoder ends when its worker is gone, whatever ended that; a worker whose decoder is gone says so
+and ends.
 """
 
 import mmap
@@ -26,6 +27,7 @@ from torch import Tensor
 from pipeline.shards.loader import Loader, Share
 from pipeline.training import decoder_child
 from pipeline.training.batches import Part, groups_of, step_parts
+from pipeline.training.decoder_actor import ActorDecoder
 from pipeline.training.decoder_child import RING_STEPS, WEIGHT, Arrays, Layout, Told
 from pipeline.training.settings import LoopSettings
 
@@ -58,9 +60,10 @@ def fed_parts(
         replace(whole, number=number, processes=config.execution.decoders)
         for number in range(config.execution.decoders)
     ]
+    kind = ActorDecoder if config.execution.decode_on == "cluster" else Decoder
     with ExitStack() as stack:
         decoders = [
-            stack.enter_context(Decoder(Told(settings, share, first_step))) for share in shares
+            stack.enter_context(kind(Told(settings, share, first_step))) for share in shares
         ]
         for step in range(first_step, first_step + RING_STEPS):
             _ask(decoders, step)
@@ -76,7 +79,7 @@ def fed_parts(
             yield parts
 
 
-def _ask(decoders: Sequence["Decoder"], step: int) -> None:
+def _ask(decoders: Sequence["Decoder | ActorDecoder"], step: int) -> None:
     for decoder in decoders:
         decoder.ask(step)
 

@@ -5,6 +5,7 @@
 processes; the other side idles meanwhile. Ours checks every shard's hash and gives the samples in
 its global order; the peer does not shuffle and leaves the texts unread, which is its fastest.
 
+``--actors``: our decoders as Ray actors on this machine against our own as processes.
 ``--resume``: a keep-list of 10,000 shards of 10,000 samples is made, and a reading is begun at 90 %
 of the epoch, by one worker of 256 and by one alone: seconds until the keys of its first step.
 ``--mixing``: how often two samples of a batch come from one shard or one host.
@@ -21,9 +22,10 @@ from pathlib import Path
 
 import webdataset
 
+from pipeline.runtime import RayConfig, ray_session
 from pipeline.training.decoder_child import open_loader
 from pipeline.training.feeding import fed_parts
-from tests.benchmarks import loader_resume
+from tests.benchmarks import loader_mixing, loader_resume
 from tests.benchmarks.loader_shards import ReadPictures, encoded, write_dataset
 from tests.benchmarks.paired import Side, compare, finish
 from tests.synthetic import loop_settings, train_config
@@ -46,8 +48,13 @@ def main() -> int:
     parser.add_argument("--shards", help="folder of tars whose pictures are read")
     parser.add_argument("--side", type=int, action="append", help="of the pictures; 64 and 256")
     parser.add_argument("--processes", type=int, action="append", help="1 and 2 by default")
+    parser.add_argument("--actors", action="store_true", help="Ray actors against processes")
     parser.add_argument("--resume", action="store_true", help="measure resuming instead")
+    parser.add_argument("--mixing", action="store_true", help="measure mixing instead")
+    parser.add_argument("--run", help="a finished run whose mixing is measured too")
     arguments = parser.parse_args()
+    if arguments.mixing:
+        return loader_mixing.measure(arguments.run)
     if arguments.resume:
         return finish(loader_resume.measure())
     results = []
@@ -58,12 +65,12 @@ def main() -> int:
                 Path(folder), jpegs, side_px, NUM_SHARDS, PER_SHARD[side_px]
             )
             for processes in arguments.processes or [1, 2]:
-                results.append(_compare(place, paths, side_px, processes))
+                compared = _compare_actors if arguments.actors else _compare
+                results.append(compared(place, paths, side_px, processes))
     return finish(results)
 
 
 def _compare(place, paths: list[str], side_px: int, processes: int) -> dict:
-    size = sum(Path(path).stat().st_size for path in paths)
     with ours(place, side_px, processes) as own, peer(paths, side_px, processes) as theirs:
         return compare(
             f"loader {side_px} px, {processes} processes",
@@ -76,10 +83,29 @@ def _compare(place, paths: list[str], side_px: int, processes: int) -> dict:
                 "version": version("webdataset"),
                 "processes": processes,
                 "batch": BATCH,
-                "bytes": size,
+                "bytes": _size(paths),
                 "samples": NUM_SHARDS * PER_SHARD[side_px],
             },
         )
+
+
+def _compare_actors(place, paths: list[str], side_px: int, processes: int) -> dict:
+    """Decoders as Ray actors, on this machine, against our own as processes of the worker."""
+    with ray_session(RayConfig(num_cpus=processes)):
+        on_cluster = ours(place, side_px, processes, decode_on="cluster")
+        with on_cluster as own, ours(place, side_px, processes) as theirs:
+            return compare(
+                f"actors {side_px} px, {processes} actors",
+                own,
+                theirs,
+                unit="samples/s",
+                at_least=0.5,
+                peer_named={"command": "decoders=processes", "bytes": _size(paths)},
+            )
+
+
+def _size(paths: list[str]) -> int:
+    return sum(Path(path).stat().st_size for path in paths)
 
 
 def _rate(batches: Iterator, side_px: int) -> float:
@@ -93,8 +119,9 @@ def _rate(batches: Iterator, side_px: int) -> float:
 
 
 @contextmanager
-def ours(place, side_px: int, processes: int) -> Iterator[Side]:
-    execution = {"num_workers": 1, "threads": 1, "checkpoint_every_s": 1e9, "decoders": processes}
+def ours(place, side_px: int, processes: int, decode_on: str = "worker") -> Iterator[Side]:
+    execution = {"num_workers": 1, "threads": 1, "checkpoint_every_s": 1e9}
+    execution |= {"decoders": processes, "decode_on": decode_on}
     config = train_config(
         global_batch_size=BATCH, micro_batch_size=BATCH, num_lanes=NUM_LANES, execution=execution
     )
