@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import time
@@ -41,6 +40,10 @@ def steps(settings, num_steps=5, first_step=0, rank=0, world=1):
         return [next(parts) for _ in range(num_steps)]
 
 
+def decoders_of(worker):
+    return [c for c in worker.children() if any("decoder_child" in word for word in c.cmdline())]
+
+
 def assert_same(found, expected):
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
@@ -73,8 +76,8 @@ def test_a_killed_decoder_is_named_and_the_others_are_ended(dataset):
     settings = settings_of(dataset, 2)
     parts = fed_parts(settings, open_loader(settings), 0, 0, 1)
     next(parts)
-    children = psutil.Process().children()
-    os.kill(children[0].pid, signal.SIGKILL)
+    children = decoders_of(psutil.Process())
+    children[0].kill()
     with pytest.raises(RuntimeError, match=r"decoder \d of 2 of worker 0 .* by signal 9; .* lower"):
         for _ in range(5):
             next(parts)
@@ -100,7 +103,7 @@ def test_a_decoder_ends_with_its_worker_however_that_ends(dataset, tmp_path):
         ""
         "settings = settings_of(pickle.loads(bytes.fromhex(sys.argv[1])), 2);"
         "parts = fed_parts(settings, open_loader(settings), 0, 0, 1); next(parts);"
-        "print(*(c.pid for c in psutil.Process().children()), flush=True); time.sleep(60)"
+        "print(*(c.pid for c in decoders_of(psutil.Process())), flush=True); time.sleep(60)"
     )
     told = pickle.dumps(dataset).hex()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
