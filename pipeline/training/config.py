@@ -191,6 +191,12 @@ class TrainExecution(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _decoders_are_stated(self) -> "TrainExecution":
+        if self.decode_on == "cluster" and not self.decoders:
+            raise ValueError("decode_on=cluster with decoders=0: say how many each worker has")
+        return self
+
+    @model_validator(mode="after")
     def _fewer_are_fewer(self) -> "TrainExecution":
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError(
