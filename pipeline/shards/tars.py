@@ -156,9 +156,10 @@ def own_pictures(content: bytes, uri: str) -> Iterator[tuple[str, bytes]]:
     position = 0
     while content[position : position + 1] != b"\0":
         header = content[position : position + tarfile.BLOCKSIZE]
-        name, size = header[:100].rstrip(b"\0").decode("ascii"), header[124:135]
+        name, size = header[:100].rstrip(b"\0").decode("ascii", "replace"), header[124:135]
         key, _, extension = name.partition(".")
-        if header[156:158] != b"0\0" or header[257:262] != b"ustar" or not KEY.fullmatch(key):
+        plain = header[156:158] == b"0\0" and header[257:262] == b"ustar" and size.isdigit()
+        if not plain or not KEY.fullmatch(key):
             raise DataError(f"{uri}: byte {position} begins no plain member; curate again")
         start, length = position + tarfile.BLOCKSIZE, int(size, 8)
         if extension in PICTURES:

@@ -13,6 +13,7 @@ from pipeline.shards.embedding_files import EmbeddedDataset
 from pipeline.shards.loader import Loader, Share, prefetch
 from pipeline.shards.sampler import Order
 from pipeline.shards.shard_source import ShardSource
+from pipeline.shards.tars import own_pictures, read_tar
 from tests.synthetic import DIM, VIEW_PX, make_dataset
 
 
@@ -125,6 +126,30 @@ def test_a_changed_file_is_refused_before_it_is_read(tmp_path, name):
     path.write_bytes(content)
     with pytest.raises(DataError, match="sha256"):
         open_source(fresh).sample(0, 0, 0)
+
+
+def test_a_view_is_read_as_any_tar_is(dataset):
+    path = Path(dataset.curated_uri, "views/16/00000.tar")
+    with path.open("rb") as file:
+        careful = [(raw.key, raw.image) for raw in read_tar(file, "view")]
+    assert list(own_pictures(path.read_bytes(), "view")) == careful
+
+
+@pytest.mark.parametrize(
+    ("at", "byte"), [(0, b"/"), (0, b"\xff"), (124, b"-"), (156, b"2"), (157, b"x"), (257, b"x")]
+)
+def test_a_header_that_is_not_plain_is_refused_with_its_place(dataset, at, byte):
+    content = bytearray(Path(dataset.curated_uri, "views/16/00000.tar").read_bytes())
+    content[at : at + 1] = byte
+    with pytest.raises(DataError, match="byte 0 begins no plain member"):
+        list(own_pictures(bytes(content), "view"))
+
+
+def test_a_tar_without_its_end_is_refused(dataset):
+    content = Path(dataset.curated_uri, "views/16/00000.tar").read_bytes().rstrip(b"\0")
+    whole = content + bytes(-len(content) % 512)
+    with pytest.raises(DataError, match="begins no plain member"):
+        list(own_pictures(whole, "view"))
 
 
 def test_prefetch_hands_on_items_and_errors_and_ends_its_thread():
