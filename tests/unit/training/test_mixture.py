@@ -1,6 +1,7 @@
 """Training on several lists and data sets, with weights, and the record of what was read."""
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from pipeline.shards.removals import Removals, entry
 from pipeline.training import launch, reading
 from pipeline.training import loop as loop_module
 from pipeline.training.batches import DataPlace, MixedPlace, step_parts, validation_parts
+from pipeline.training.decoder_child import open_loader
+from pipeline.training.feeding import fed_parts
 from pipeline.training.launch import settings_for
 from pipeline.training.loop import train_loop
 from tests.kept_run import make_run, without_ray
@@ -168,6 +171,23 @@ def test_weights_are_scaled_to_a_mean_of_one_over_the_list(places, tmp_path):
         values += heavy.keep.weights(rows, "train").tolist()
     assert sum(values) / len(values) == pytest.approx(1.0)
     assert len(set(values)) > 3
+
+
+@pytest.mark.slow  # starts processes
+def test_decoders_read_mixtures_and_bring_the_weights(places, tmp_path):
+    heavy = weighing(places[0], tmp_path / "w.parquet", lambda key: 2.0 + int(key[0], 16))
+    found = []
+    for decoders in (0, 2):
+        execution = {"num_workers": 1, "threads": 1, "checkpoint_every_s": 1, "decoders": decoders}
+        config = train_config(execution=execution)
+        settings = loop_settings(mixed([heavy, places[1]]), tmp_path, config=config)
+        with closing(fed_parts(settings, open_loader(settings), 3, 0, 1)) as parts:
+            found.append([part for _ in range(3) for part in next(parts)])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.weights, other.weights)
+        for name, value in one.batch.items():
+            assert torch.equal(value, other.batch[name]), name
+    assert torch.cat([part.weights for part in found[0]]).unique().numel() > 2
 
 
 def test_weights_of_one_change_no_bit(places, tmp_path):
