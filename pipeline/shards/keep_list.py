@@ -181,7 +181,7 @@ class KeepList:
 
 @lru_cache(maxsize=8)
 def _footer(uri: str, sha256: str) -> pq.FileMetaData:
-    """Where the columns of each row group lie: 150 MB of a list of 10,000 shards.
+    """Where the columns of each row group lie; parsed once, for it grows with the shards.
 
     Args:
         uri: The list.
