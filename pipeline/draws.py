@@ -46,21 +46,21 @@ def generator(seed: int, purpose: str, position: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[hash64(seed, purpose), position]))
 
 
-class Rekeyed:
-    """Philox streams of many keys through one generator, at a tenth of a new generator's cost.
+class Streams:
+    """``Generator(Philox(key=[first, second]))`` for many second keys, at a tenth of the cost.
 
-    NumPy would gather entropy for each new one that nobody uses. What `at` returned before is no
-    longer valid.
+    One generator is set to the start of each stream; NumPy would gather entropy for each new one
+    that nobody uses. What `at` returned before is no longer valid.
     """
 
-    def __init__(self) -> None:
-        """One generator, whose key does not matter yet."""
-        self._bits = np.random.Philox(key=[0, 0])
+    def __init__(self, first: int) -> None:
+        """Fix the first key."""
+        self._bits = np.random.Philox(key=[first, 0])
         self._generator = np.random.Generator(self._bits)
         self._start: Any = self._bits.state
 
-    def at(self, first: int, second: int) -> np.random.Generator:
-        """``Generator(Philox(key=[first, second]))``, at its start."""
-        self._start["state"]["key"][:] = first, second
+    def at(self, second: int) -> np.random.Generator:
+        """The generator of one second key, at its start."""
+        self._start["state"]["key"][1] = second
         self._bits.state = self._start
         return self._generator

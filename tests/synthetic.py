@@ -198,6 +198,20 @@ class RegressionTask:
         return shade[:, :3, None, None].expand(-1, 3, 8, 8).contiguous()
 
 
+@dataclass
+class PictureTask(RegressionTask):
+    """The same regression, which also brings the picture and the position."""
+
+    view_px: int | None = VIEW_PX
+    fails: bool = False
+
+    def prepare(self, sample, rng):
+        if self.fails:
+            raise ZeroDivisionError
+        extra = {"image": sample.image, "position": np.int64(sample.position)}
+        return {**super().prepare(sample, rng), **extra}
+
+
 class Blocks(nn.Module):
     """What sharding must cope with: blocks, a single number, sizes that no worker count divides."""
 

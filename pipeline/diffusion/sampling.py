@@ -24,7 +24,7 @@ from pipeline.diffusion.gaussian import (
     to_x_start,
 )
 from pipeline.diffusion.schedule import alpha_bar, strided_steps
-from pipeline.draws import Rekeyed
+from pipeline.draws import Streams
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """``(x_t, t) -> output``: t is the forward step of each sample; output as the prediction says."""
@@ -69,12 +69,12 @@ def seeded_noise(seeds: Sequence[int], shape: Sequence[int]) -> NoiseSource:
         seeds: One seed per sample, at least 0.
         shape: Shape of one sample.
     """
-    streams = Rekeyed()
+    streams = [Streams(seed) for seed in seeds]
 
     def draw(step: int) -> Float[Tensor, " batch *event"]:
         rows = np.empty((len(seeds), *shape), np.float32)
-        for row, seed in zip(rows, seeds, strict=True):
-            streams.at(seed, step).standard_normal(out=row, dtype=np.float32)
+        for row, stream in zip(rows, streams, strict=True):
+            stream.at(step).standard_normal(out=row, dtype=np.float32)
         return torch.from_numpy(rows)
 
     return draw

@@ -21,7 +21,7 @@ from pipeline.generation.prompts import Prompt, resolve
 from pipeline.generation.run_stages import RunStages
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
-from pipeline.shards.curated import read_verified
+from pipeline.shards.disk_cache import read_verified
 from pipeline.shards.embedding_files import STATISTICS
 
 CPUS_PER_ACTOR = 1.0

@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float64
 from pipeline import storage
 from pipeline.errors import ConfigError, DataError
 from pipeline.results import Result
-from pipeline.shards.curated import CuratedDataset, read_verified
+from pipeline.shards.curated import CuratedDataset
+from pipeline.shards.disk_cache import read_verified
 from pipeline.shards.embedding_files import EmbeddedDataset
 from pipeline.shards.manifest import parquet_name
 from pipeline.shards.writer import read_table

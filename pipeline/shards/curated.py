@@ -4,7 +4,6 @@
 and checked against the manifest before it is used.
 """
 
-import hashlib
 import io
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -21,29 +20,31 @@ from pipeline.images.decode import open_rgb
 from pipeline.results import Result
 from pipeline.shards import manifest
 from pipeline.shards.adopt_sample import upright
+from pipeline.shards.disk_cache import DiskCache, read_verified
 from pipeline.shards.foreign import read_adopted
-from pipeline.shards.tars import read_shard
+from pipeline.shards.tars import own_pictures, read_shard
 
 
 class CuratedDataset:
     """What `curate` published: shards of our own, or somebody else's that were adopted."""
 
-    def __init__(self, result: Result) -> None:
-        """Stand on a finished `curate` result."""
-        self.uri = result.uri
+    def __init__(self, result: Result, cache: DiskCache | None = None) -> None:
+        """Stand on a finished `curate` result; ``cache`` keeps tables and views from elsewhere."""
+        self.uri, self.cache = result.uri, cache
         self.shards: list[dict[str, Any]] = manifest.entries(result.content)
         """Manifest entries: ``name, num_samples, num_bytes, sha256, parquet_sha256``."""
         self._content = result.content
         self._places: dict[str, str] | None = None
+        self._views: dict[int, list[dict[str, Any]]] = {}
 
     @classmethod
-    def open(cls, uri: str) -> "CuratedDataset":
+    def open(cls, uri: str, cache: DiskCache | None = None) -> "CuratedDataset":
         """Open the folder of a finished `curate` stage.
 
         Raises:
             DataError: There is no finished data set.
         """
-        return cls(manifest.read_manifest(uri))
+        return cls(manifest.read_manifest(uri), cache)
 
     @property
     def views_px(self) -> list[int]:
@@ -89,7 +90,7 @@ class CuratedDataset:
         """
         entry = self.shards[shard]
         uri = storage.join(manifest.folder(self.uri), manifest.parquet_name(entry["name"]))
-        content = read_verified(uri, entry["parquet_sha256"])
+        content = read_verified(uri, entry["parquet_sha256"], self.cache)
         return pq.read_table(io.BytesIO(content), columns=None if columns is None else [*columns])
 
     def pictures(
@@ -105,17 +106,34 @@ class CuratedDataset:
         Raises:
             DataError: There is no such view, or the tar is damaged.
         """
-        entry = manifest.entries(self._content, view_px)[shard]
         adopted = self._content.get(manifest.ADOPTED)
-        if view_px is None and adopted is not None:
+        if view_px is not None:
+            found = self._views_of(shard, view_px)
+        elif adopted is not None:
+            entry = self.shards[shard]
             known = set(self.rows(shard, ["key"])["key"].to_pylist())
             with_shard = adopted["keys"] == "with_shard"
             place = self._place(entry["name"])
             found = read_adopted(place, entry, known, with_shard=with_shard)
         else:
-            uri = storage.join(manifest.folder(self.uri, view_px), entry["name"])
+            entry = self.shards[shard]
+            uri = storage.join(manifest.folder(self.uri), entry["name"])
             found = ((raw.key, raw.image) for raw in read_shard(uri, entry))
         return {key: image for key, image in found if keys is None or key in keys}
+
+    def _views_of(self, shard: int, view_px: int) -> list[tuple[str, bytes]]:
+        """Key and encoded view of each sample; the tar is small, and read once, into memory."""
+        if view_px not in self._views:
+            self._views[view_px] = manifest.entries(self._content, view_px)
+        entry = self._views[view_px][shard]
+        uri = storage.join(manifest.folder(self.uri, view_px), entry["name"])
+        found = list(own_pictures(read_verified(uri, entry["sha256"], self.cache), uri))
+        if len(found) != entry["num_samples"]:
+            raise DataError(
+                f"{uri}: {len(found)} samples, its manifest says {entry['num_samples']}; curate "
+                "the data set again"
+            )
+        return found
 
     def open_picture(self, picture: bytes) -> Image.Image:
         """Decode a picture of a shard (no view): upright RGB, as curation keeps them."""
@@ -132,19 +150,3 @@ class CuratedDataset:
 def decode(picture: bytes) -> UInt8[np.ndarray, " height width 3"]:
     """Decode one stored picture to RGB."""
     return np.array(open_rgb(picture))
-
-
-def read_verified(uri: str, sha256: str) -> bytes:
-    """A whole file whose hash is the expected one.
-
-    Raises:
-        DataError: It is another file, or a damaged one.
-    """
-    content = storage.read_bytes(uri)
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != sha256:
-        raise DataError(
-            f"{uri}: sha256 {digest[:12]}… is not the manifest's {sha256[:12]}…; the file was "
-            "changed or damaged: delete its stage's folder and run again"
-        )
-    return content

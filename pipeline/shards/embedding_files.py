@@ -20,7 +20,8 @@ from safetensors.numpy import load
 from pipeline import storage
 from pipeline.errors import DataError
 from pipeline.results import Result
-from pipeline.shards.curated import CuratedDataset, read_verified
+from pipeline.shards.curated import CuratedDataset
+from pipeline.shards.disk_cache import read_verified
 from pipeline.shards.writer import read_table
 
 CLIP_FINGERPRINT = b"clip_sha256"
@@ -148,7 +149,7 @@ class EmbeddedDataset:
         Raises:
             DataError: They belong to another dataset.
         """
-        self.result = result
+        self.result, self._cache = result, curated.cache
         self.dim = int(result.content["dim"])
         self._entries: list[Mapping[str, Any]] = result.content["shards"]
         self._clip_sha256 = str(result.content["clip_sha256"])
@@ -168,7 +169,7 @@ class EmbeddedDataset:
         """
         entry = self._entries[shard]
         uri = storage.join(self.result.uri, entry["name"])
-        content = read_verified(uri, entry["sha256"])
+        content = read_verified(uri, entry["sha256"], self._cache)
         table = pq.read_table(io.BytesIO(content), columns=None if columns is None else [*columns])
         metadata = table.schema.metadata or {}
         expected = {CLIP_FINGERPRINT: self._clip_sha256, SHARD_FINGERPRINT: entry["shard_sha256"]}

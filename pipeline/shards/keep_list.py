@@ -8,15 +8,16 @@ A sample's ``weight`` multiplies its loss; it moves no position, so that weighti
 nothing. Where every weight is 1 the manifest says nothing of weights.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 
 from pipeline import draws, storage
 from pipeline.errors import DataError
@@ -82,13 +83,19 @@ class KeepList:
         """Kept samples per shard of one split, in the shards' order."""
         return [int(shard[f"num_kept_{split}"]) for shard in self.entry["shards"]]
 
-    def keys(self, shard: int, split: str) -> list[str]:
+    def keys(self, shard: int, split: str, offsets: Sequence[int] | None = None) -> list[str]:
         """Keys of one shard's kept samples of one split, in row order.
+
+        Args:
+            shard: Number of the shard.
+            split: ``train``, ``validation`` or ``test``.
+            offsets: The only samples that are wanted, in this order; all by default.
 
         Raises:
             DataError: The file does not hold what the manifest counts.
         """
-        return self.rows(shard, split)["key"].to_pylist()
+        keys = self.rows(shard, split, ["key"])["key"]
+        return (keys if offsets is None else keys.take(pa.array(offsets))).to_pylist()
 
     @property
     def has_weights(self) -> bool:
@@ -115,8 +122,13 @@ class KeepList:
             )
         return rows["weight"].to_numpy().astype(np.float64) / mean
 
-    def rows(self, shard: int, split: str) -> pa.Table:
+    def rows(self, shard: int, split: str, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
         """Rows of one shard's kept samples of one split, as of `SCHEMA`.
+
+        Args:
+            shard: Number of the shard.
+            split: ``train``, ``validation`` or ``test``.
+            columns: Names to read; all by default.
 
         Raises:
             DataError: The file does not hold what the manifest counts.
@@ -124,27 +136,34 @@ class KeepList:
         expected = self.entry["shards"][shard]
         counted = int(expected[f"num_kept_{split}"])
         if counted == 0:
-            return SCHEMA.empty_table()
-        rows = self.table(shard)
-        kept = rows.filter(pc.field("kept") & (pc.field("split") == split))
-        names = set(rows["shard"].to_pylist())
-        if kept.num_rows != counted or names - {expected["name"]}:
+            return SCHEMA.empty_table().select([*columns])
+        rows = self.table(shard, {*columns, "shard", "kept", "split"})
+        found = [rows[name].unique().to_pylist() for name in ("kept", "split")]
+        all_chosen = found == [[True], [split]]
+        chosen = pc.field("kept") & (pc.field("split") == split)
+        kept = rows if all_chosen else rows.filter(chosen)
+        names = set(rows["shard"].unique().to_pylist())
+        if kept.num_rows != counted or names != {expected["name"]}:
             raise DataError(
                 f"{self.uri}: row group {shard} holds {kept.num_rows} {split} samples of {names}, "
                 f"its manifest counts {counted} of {expected['name']}; run select again"
             )
-        return kept
+        return kept.select([*columns])
 
-    def table(self, shard: int) -> pa.Table:
+    def table(self, shard: int, columns: Collection[str] = SCHEMA.names) -> pa.Table:
         """All rows of one shard, dropped ones too, in row order."""
         if not self.entry["shards"][shard]["num_samples"]:
-            return SCHEMA.empty_table()
+            return SCHEMA.empty_table().select([*columns])
         with storage.open_for_read(self.uri) as file:
-            return pq.ParquetFile(file).read_row_group(self._row_group(shard))
+            opened = pq.ParquetFile(file, metadata=_footer(self.uri, self.entry["sha256"]))
+            group = int(self._row_groups[shard])
+            return opened.read_row_group(group, [*columns], use_threads=False)
 
-    def _row_group(self, shard: int) -> int:
-        # Parquet keeps no row group without rows.
-        return sum(1 for before in self.entry["shards"][:shard] if before["num_samples"])
+    @cached_property
+    def _row_groups(self) -> Int64[np.ndarray, " shard"]:
+        """Number of each shard's row group; Parquet keeps none without rows."""
+        filled = [shard["num_samples"] > 0 for shard in self.entry["shards"]]
+        return np.cumsum(filled, dtype=np.int64) - 1
 
     def verify(self) -> None:
         """Compare the file with its hash.
@@ -158,6 +177,18 @@ class KeepList:
                 f"{self.uri}: sha256 {digest[:12]}… is not the manifest's "
                 f"{self.entry['sha256'][:12]}…; run select again"
             )
+
+
+@lru_cache(maxsize=8)
+def _footer(uri: str, sha256: str) -> pq.FileMetaData:
+    """Where the columns of each row group lie; parsed once, for it grows with the shards.
+
+    Args:
+        uri: The list.
+        sha256: Of its content; another list may come to lie there.
+    """
+    with storage.open_for_read(uri) as file:
+        return pq.read_metadata(file)
 
 
 def write_keep_list(uri: str, names: Sequence[str], tables: Iterable[pa.Table]) -> dict[str, Any]:

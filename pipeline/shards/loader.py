@@ -1,26 +1,25 @@
-"""Shards → samples for training, in the global order, one whole shard at a time.
+"""Samples for training, in the global order, from wherever they lie.
 
-A worker keeps at least one shard per lane it owns in memory, encoded; with what is left of its
-byte budget it keeps more shards and decoded pictures. The prior's source opens no picture.
+A worker computes some micro-batches of every step, which always read the same lanes; one process,
+or several that have some of those lanes each, make its rows.
 
-Dimension names: ``dim`` (joint embedding), ``token`` (caption), ``side`` (pixels).
+Dimension names: ``dim`` (joint embedding), ``side`` (pixels), ``row`` (of a worker's step).
 """
 
 import queue
 import threading
-from collections import OrderedDict
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int, Int64, UInt8
+from jaxtyping import Float32, Int, Int64, UInt8
 
-from pipeline.errors import DataError
-from pipeline.shards.curated import CuratedDataset, decode
-from pipeline.shards.embedding_files import EmbeddedDataset, EmbeddedShard
-from pipeline.shards.keep_list import KeepList
-from pipeline.shards.sampler import Order, SampleOrder, micro_batch_positions
+from pipeline.shards.sampler import SampleOrder, micro_batch_positions
+
+STEPS_READ_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ class SampleSource(Protocol):
         """Whether some sample's loss weighs more than another's."""
         ...
 
-    def keys(self, shard: int) -> list[str]:
-        """Keys of one shard's kept samples, without reading the samples."""
+    def keys(self, shard: int, offsets: Sequence[int] | None = None) -> list[str]:
+        """Keys of one shard's kept samples, or of some, without reading the samples."""
         ...
 
     def sample(self, position: int, shard: int, offset: int) -> Sample:
@@ -72,158 +71,29 @@ class SampleSource(Protocol):
         """Shards and offsets of a few samples, each at most once: those that validation reads."""
         ...
 
-    def keep_open(self, lanes: Sequence[int]) -> None:
-        """Never drop the shards that these lanes read."""
+    def announce(self, shards: Collection[int]) -> None:
+        """Read these shards ahead, and keep them until another announcement leaves them out."""
         ...
 
 
-@dataclass
-class _Shard:
-    """The kept samples of one split of one shard."""
+@dataclass(frozen=True)
+class Share:
+    """Which rows of every step one process makes: some lanes of one worker's."""
 
-    keys: list[str]
-    weights: Float64[np.ndarray, " sample"]
-    captions: list[tuple[str, ...]]
-    pictures: list[bytes] | None
-    embedded: EmbeddedShard | None
-    decoded: dict[int, UInt8[np.ndarray, " side side 3"]] = field(default_factory=dict)
-
-    @property
-    def num_bytes(self) -> int:
-        pictures = sum(map(len, self.pictures or ()))
-        decoded = sum(image.nbytes for image in self.decoded.values())
-        return pictures + decoded + (self.embedded.num_bytes if self.embedded else 0)
-
-
-class ShardSource:
-    """Random access to the kept samples of one split."""
-
-    def __init__(
-        self,
-        curated: CuratedDataset,
-        keep: KeepList,
-        split: str,
-        *,
-        view_px: int | None,
-        embedded: EmbeddedDataset | None,
-        cache_bytes: int,
-        open_shards: int,
-    ) -> None:
-        """Stand on finished stages; nothing is read yet.
-
-        Args:
-            curated: The dataset.
-            keep: Which of its samples.
-            split: ``train``, ``validation`` or ``test``.
-            view_px: Side of the view to read, or None to open no picture.
-            embedded: Embeddings of the same dataset, or None.
-            cache_bytes: Memory for shards and decoded pictures, beyond the open shards.
-            open_shards: Shards that are never dropped: the lanes this process reads.
-
-        Raises:
-            ConfigError: The dataset has no such view.
-            DataError: The keep-list names other shards than the dataset.
-        """
-        names = [entry["name"] for entry in curated.shards]
-        listed = [entry["name"] for entry in keep.entry["shards"]]
-        if names != listed:
-            raise DataError(
-                f"{keep.uri} lists {len(listed)} shards, {curated.uri} holds {len(names)} "
-                "others; run select again on this dataset"
-            )
-        if view_px is not None:
-            curated.require_view(view_px)
-        self.counts = keep.counts(split)
-        """Kept samples per shard."""
-        self._curated, self._keep, self._split = curated, keep, split
-        self._view_px, self._embedded = view_px, embedded
-        self._cache_bytes, self._open_shards = cache_bytes, open_shards
-        self._shards: OrderedDict[int, _Shard] = OrderedDict()
-        self._held_bytes = 0
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether some sample's loss weighs more than another's."""
-        return self._keep.has_weights
-
-    def order(self, seed: int, num_lanes: int) -> Order:
-        """The order in which a training reads it."""
-        return Order(self.counts, seed, num_lanes)
-
-    def held_out(self, seed: int, num_samples: int) -> Int[np.ndarray, " sample 2"]:
-        """Shards and offsets of a few samples, each at most once: those that validation reads."""
-        total = min(sum(self.counts), num_samples)
-        if total == 0:
-            return np.empty((0, 2), np.int64)
-        return Order(self.counts, seed, 1).locate(np.arange(total, dtype=np.int64))
-
-    def keep_open(self, lanes: Sequence[int]) -> None:
-        """Never drop the shards that these lanes read: one per lane."""
-        self._open_shards = max(1, len(lanes))
-
-    def keys(self, shard: int) -> list[str]:
-        """Keys of one shard's kept samples, without reading the samples."""
-        known = self._shards.get(shard)
-        return known.keys if known else self._keep.keys(shard, self._split)
-
-    def sample(self, position: int, shard: int, offset: int) -> Sample:
-        """The sample at an offset among a shard's kept ones."""
-        held = self._shard(shard)
-        image = None if held.pictures is None else self._image(held, offset)
-        if held.embedded is None:
-            tokens, z_img, z_txt = (), None, ()
-        else:
-            tokens, z_img, z_txt = held.embedded.of(offset)
-        key, captions = held.keys[offset], held.captions[offset]
-        weight = float(held.weights[offset])
-        return Sample(position, key, image, captions, tokens, z_img, z_txt, weight)
-
-    def _image(self, held: _Shard, offset: int) -> UInt8[np.ndarray, " side side 3"]:
-        image = held.decoded.get(offset)
-        if image is None:
-            assert held.pictures is not None
-            image = decode(held.pictures[offset])
-            if self._held_bytes + image.nbytes <= self._cache_bytes:
-                held.decoded[offset] = image
-                self._held_bytes += image.nbytes
-        return image
-
-    def _shard(self, shard: int) -> _Shard:
-        held = self._shards.get(shard)
-        if held is not None:
-            self._shards.move_to_end(shard)
-            return held
-        held = self._shards[shard] = self._read(shard)
-        self._held_bytes += held.num_bytes
-        while len(self._shards) > self._open_shards and self._held_bytes > self._cache_bytes:
-            _, dropped = self._shards.popitem(last=False)
-            self._held_bytes -= dropped.num_bytes
-        return held
-
-    def _read(self, shard: int) -> _Shard:
-        kept = self._keep.rows(shard, self._split)
-        keys, weights = kept["key"].to_pylist(), self._keep.weights(kept, self._split)
-        rows = self._curated.rows(shard, ["key", "captions"])
-        captions = dict(zip(rows["key"].to_pylist(), rows["captions"].to_pylist(), strict=True))
-        pictures = None
-        if self._view_px is not None:
-            stored = self._curated.pictures(shard, self._view_px)
-            _require(keys, stored, f"the {self._view_px} px view of shard {shard}")
-            pictures = [stored[key] for key in keys]
-        embedded = None if self._embedded is None else self._embedded.shard(shard, keys)
-        _require(keys, captions, f"the rows of shard {shard}")
-        texts = [tuple(captions[key]) for key in keys]
-        return _Shard(keys, weights, texts, pictures, embedded)
-
-
-def _require(keys: list[str], stored: Mapping[str, Any], what: str) -> None:
-    missing = [key for key in keys if key not in stored]
-    if missing:
-        raise DataError(f"{len(missing)} kept samples are missing in {what}, first {missing[0]}")
+    rank: int = 0
+    """The worker."""
+    world: int = 1
+    """Number of workers."""
+    number: int = 0
+    """Of the process among those that share the worker's lanes."""
+    processes: int = 1
+    """How many share them."""
+    by_position: bool = False
+    """The worker's rows of a step are one group in order of position, not micro-batches in turn."""
 
 
 class Loader:
-    """Micro-batches of the global order."""
+    """What each worker, and each process of it, reads of the global order."""
 
     def __init__(
         self,
@@ -241,7 +111,8 @@ class Loader:
             micro_batch_size: Samples of one micro-batch; divides the global batch.
         """
         self._source, self._order = source, order
-        self._batch, self._micro = global_batch_size, micro_batch_size
+        self._num_lanes = order.num_lanes
+        self._batch, self.micro_batch_size = global_batch_size, micro_batch_size
         self.per_step = global_batch_size // micro_batch_size
         """Micro-batches of a step."""
         self.has_weights = source.has_weights
@@ -251,24 +122,55 @@ class Loader:
         """Numbers of the micro-batches that a worker computes in every step."""
         return list(range(rank, self.per_step, world))
 
-    def micro_batch(self, step: int, number: int) -> list[Sample]:
-        """The samples of one micro-batch, by position."""
-        positions = micro_batch_positions(step, number, self._batch, self._micro)
-        places = self._order.locate(positions).tolist()
-        return [
-            self._source.sample(position, shard, offset)
-            for position, (shard, offset) in zip(positions.tolist(), places, strict=True)
+    def positions(self, step: int, share: Share) -> Int[np.ndarray, " row"]:
+        """Positions of the rows of a step that a worker computes, whoever makes them."""
+        owned = [
+            micro_batch_positions(step, number, self._batch, self.micro_batch_size)
+            for number in self.owned(share.rank, share.world)
         ]
+        found = np.concatenate(owned)
+        return np.sort(found) if share.by_position else found
 
-    def micro_batches(self, step: int, rank: int, world: int) -> list[tuple[int, list[Sample]]]:
-        """All micro-batches of a step that a worker owns, with their numbers."""
-        return [(number, self.micro_batch(step, number)) for number in self.owned(rank, world)]
+    def rows(self, step: int, share: Share) -> Int[np.ndarray, " own_row"]:
+        """Which of the worker's rows of a step one process makes: those of its lanes.
+
+        The worker's lanes are dealt to its processes in turn, so that each reads its own shards.
+        """
+        lanes = self.positions(step, share) % self._num_lanes
+        rounds, numbers = np.divmod(lanes, self.per_step)
+        owned = len(self.owned(share.rank, share.world))
+        place = rounds * owned + numbers // share.world  # of the lane among the worker's own
+        return np.flatnonzero(place % share.processes == share.number)
+
+    def read(self, share: Share, first_step: int) -> Iterator[list[Sample]]:
+        """The samples of one process's rows of every step, without end; shards are read ahead."""
+        # In so many steps every lane is read at least once: what they need is all that must stay.
+        window = -(-self._num_lanes // self._batch) + STEPS_READ_AHEAD
+        ahead: deque[tuple[list[int], list[list[int]]]] = deque()
+        for step in count(first_step):
+            while len(ahead) < window:
+                coming = step + len(ahead)
+                positions = self.positions(coming, share)[self.rows(coming, share)]
+                ahead.append((positions.tolist(), self._order.locate(positions).tolist()))
+            self._source.announce({shard for _, places in ahead for shard, _ in places})
+            positions, places = ahead.popleft()
+            yield [
+                self._source.sample(position, shard, offset)
+                for position, (shard, offset) in zip(positions, places, strict=True)
+            ]
 
     def keys(self, step: int) -> list[str]:
         """Keys of a whole step over all workers, in order of position; reads no sample."""
-        positions = np.arange(step * self._batch, (step + 1) * self._batch, dtype=np.int64)
-        places = self._order.locate(positions).tolist()
-        return [self._source.keys(shard)[offset] for shard, offset in places]
+        return self.keys_of(np.arange(step * self._batch, (step + 1) * self._batch, dtype=np.int64))
+
+    def keys_of(self, positions: Int[np.ndarray, " sample"]) -> list[str]:
+        """Keys of some positions; reads no sample."""
+        places = self._order.locate(positions)
+        found = np.empty(len(places), object)
+        for shard in np.unique(places[:, 0]):
+            rows = np.flatnonzero(places[:, 0] == shard)
+            found[rows] = self._source.keys(int(shard), places[rows, 1].tolist())
+        return found.tolist()
 
 
 Item = TypeVar("Item")

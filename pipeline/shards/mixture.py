@@ -7,15 +7,16 @@ Shards of all sources are numbered one after another. Dimension names: ``sample`
 """
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from jaxtyping import Int
 
 from pipeline.errors import ConfigError
-from pipeline.shards.loader import Sample, ShardSource
+from pipeline.shards.loader import Sample
 from pipeline.shards.quotas import pattern
 from pipeline.shards.sampler import Order
+from pipeline.shards.shard_source import ShardSource
 
 
 class MixedOrder:
@@ -122,10 +123,10 @@ class MixedSource:
         """Whether some sample's loss weighs more than another's."""
         return any(source.has_weights for source in self._sources)
 
-    def keys(self, shard: int) -> list[str]:
-        """Keys of one shard's kept samples, without reading the samples."""
+    def keys(self, shard: int, offsets: Sequence[int] | None = None) -> list[str]:
+        """Keys of one shard's kept samples, or of some, without reading the samples."""
         source, own_shard = self._of(shard)
-        return source.keys(own_shard)
+        return source.keys(own_shard, offsets)
 
     def sample(self, position: int, shard: int, offset: int) -> Sample:
         """The sample at an offset among a shard's kept ones."""
@@ -153,13 +154,14 @@ class MixedSource:
                 next_of[source] += 1
         return np.asarray(found, np.int64).reshape(-1, 2)
 
-    def keep_open(self, lanes: Sequence[int]) -> None:
-        """Never drop the shards that these lanes read: one per lane, of its source."""
-        period = pattern(self._quotas)
-        owners = [period[lane % len(period)] for lane in lanes]
-        for number, source in enumerate(self._sources):
-            own = [lane for lane, owner in zip(lanes, owners, strict=True) if owner == number]
-            source.keep_open(own)
+    def announce(self, shards: Collection[int]) -> None:
+        """Read these shards ahead, and keep them until another announcement leaves them out."""
+        own: list[set[int]] = [set() for _ in self._sources]
+        for shard in shards:
+            source = bisect.bisect_right(self._first_shards, shard) - 1
+            own[source].add(shard - self._first_shards[source])
+        for source, announced in zip(self._sources, own, strict=True):
+            source.announce(announced)
 
     def _of(self, shard: int) -> tuple[ShardSource, int]:
         source = bisect.bisect_right(self._first_shards, shard) - 1

@@ -22,7 +22,8 @@ from jaxtyping import Float32, Int64
 from pipeline import storage
 from pipeline.errors import DataError
 from pipeline.results import Result
-from pipeline.shards.curated import CuratedDataset, read_verified
+from pipeline.shards.curated import CuratedDataset
+from pipeline.shards.disk_cache import read_verified
 from pipeline.shards.writer import read_table
 
 PAIRS = "semantic_pairs.parquet"

@@ -24,6 +24,7 @@ class SkippingOrder:
             order: The whole.
             skipped: Its positions that are left out, ascending and apart.
         """
+        self.num_lanes = order.num_lanes
         self._order, self._skipped = order, tuple(skipped)
 
     def locate(self, positions: Int[np.ndarray, " sample"]) -> Int[np.ndarray, " sample 2"]:

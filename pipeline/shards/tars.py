@@ -141,6 +141,32 @@ def read_shard(uri: str, entry: Mapping[str, Any]) -> Iterator[RawSample]:
         )
 
 
+def own_pictures(content: bytes, uri: str) -> Iterator[tuple[str, bytes]]:
+    """Key and picture of each sample of a tar that `writer` wrote and whose hash was compared.
+
+    Plain headers need a hundredth of the time that the standard library takes for any header.
+
+    Args:
+        content: The whole tar.
+        uri: For messages.
+
+    Raises:
+        DataError: A header is not as `writer` writes it.
+    """
+    position = 0
+    while content[position : position + 1] != b"\0":
+        header = content[position : position + tarfile.BLOCKSIZE]
+        name, size = header[:100].rstrip(b"\0").decode("ascii", "replace"), header[124:135]
+        key, _, extension = name.partition(".")
+        plain = header[156:158] == b"0\0" and header[257:262] == b"ustar" and size.isdigit()
+        if not plain or not KEY.fullmatch(key):
+            raise DataError(f"{uri}: byte {position} begins no plain member; curate again")
+        start, length = position + tarfile.BLOCKSIZE, int(size, 8)
+        if extension in PICTURES:
+            yield key, content[start : start + length]
+        position = start + length + -length % tarfile.BLOCKSIZE
+
+
 def read_tar(file: IO[bytes], name: str) -> Iterator[RawSample]:
     """The samples of an open tar that somebody has verified; ``name`` is for messages.
 

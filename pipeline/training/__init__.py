@@ -2,6 +2,7 @@
 
 Reading order: ``config`` (one run), ``tasks`` (sample → batch → loss, the only place where
 networks and diffusion meet in training), ``reading`` (keep-lists, of this run and of others),
+``batches`` and ``feeding`` with ``decoder_child`` and ``decoder_actor`` (who makes them),
 ``optim``, ``ema``, ``parallel`` (how the model lies on the workers), ``loop`` with
 ``checkpointing`` and ``reporting`` beside it, ``launch``.
 """

@@ -15,10 +15,12 @@ from pipeline import draws
 from pipeline.errors import ConfigError
 from pipeline.results import read_result
 from pipeline.shards.curated import CuratedDataset
+from pipeline.shards.disk_cache import DiskCache
 from pipeline.shards.embedding_files import EmbeddedDataset
 from pipeline.shards.keep_list import KeepList
-from pipeline.shards.loader import Loader, Sample, SampleSource, ShardSource
+from pipeline.shards.loader import Loader, Sample, SampleSource, Share
 from pipeline.shards.mixture import MixedSource
+from pipeline.shards.shard_source import ShardSource
 from pipeline.training.config import TrainConfig
 from pipeline.training.tasks import Task
 
@@ -33,13 +35,21 @@ class DataPlace:
     keep: KeepList
     embedded_uri: str | None = None
 
-    def source(self, task: Task, split: str, *, cache_bytes: int, open_shards: int) -> ShardSource:
+    def source(
+        self, task: Task, split: str, *, cache_bytes: int, disk: DiskCache | None = None
+    ) -> ShardSource:
         """Open one split as a task wants to read it.
+
+        Args:
+            task: Says what it reads of a sample.
+            split: ``train``, ``validation`` or ``test``.
+            cache_bytes: Memory for shards and decoded pictures beyond what coming steps need.
+            disk: Where files from elsewhere are kept, or None.
 
         Raises:
             ConfigError: The task needs embeddings, and there are none.
         """
-        curated = CuratedDataset.open(self.curated_uri)
+        curated = CuratedDataset.open(self.curated_uri, disk)
         embedded = self._embedded(curated) if task.needs_embeddings else None
         return ShardSource(
             curated,
@@ -48,7 +58,6 @@ class DataPlace:
             view_px=task.view_px,
             embedded=embedded,
             cache_bytes=cache_bytes,
-            open_shards=open_shards,
         )
 
     def _embedded(self, curated: CuratedDataset) -> EmbeddedDataset:
@@ -66,17 +75,17 @@ class MixedPlace:
     quotas: tuple[int, ...]
     """Positions of each place in a period."""
 
-    def source(self, task: Task, split: str, *, cache_bytes: int, open_shards: int) -> MixedSource:
-        """Open one split of every place; the cache is shared out by their quotas.
+    def source(
+        self, task: Task, split: str, *, cache_bytes: int, disk: DiskCache | None = None
+    ) -> MixedSource:
+        """Open one split of every place; the memory is shared out by their quotas.
 
         Raises:
             ConfigError: The task needs embeddings, and a place has none.
         """
         total = sum(self.quotas)
         sources = [
-            place.source(
-                task, split, cache_bytes=cache_bytes * quota // total, open_shards=open_shards
-            )
+            place.source(task, split, cache_bytes=cache_bytes * quota // total, disk=disk)
             for place, quota in zip(self.places, self.quotas, strict=True)
         ]
         return MixedSource(sources, self.quotas)
@@ -84,8 +93,8 @@ class MixedPlace:
 
 def collate(task: Task, samples: list[Sample], seed: int, purpose: str) -> Batch:
     """Prepare samples, each with the generator of its position, and stack them."""
-    key, streams = draws.hash64(seed, purpose), draws.Rekeyed()
-    rows = [task.prepare(sample, streams.at(key, sample.position)) for sample in samples]
+    streams = draws.Streams(draws.hash64(seed, purpose))
+    rows = [task.prepare(sample, streams.at(sample.position)) for sample in samples]
     return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 
@@ -127,22 +136,25 @@ def step_parts(
 
     ``pin`` puts them where a GPU copies from without holding the host up.
     """
-    step = first_step
-    while True:
-        groups = loader.micro_batches(step, rank, world)
-        if task.whole_batch:
-            samples = [sample for _, group in groups for sample in group]
-            groups = [(groups[0][0], sorted(samples, key=lambda sample: sample.position))]
+    share = Share(rank, world, by_position=task.whole_batch)
+    for samples in loader.read(share, first_step):
         yield [
             Part(
                 number,
-                _pinned(collate(task, group, config.seed, "sample"), pin),
-                len(group),
-                weights_of(group, loader.has_weights),
+                _pinned(collate(task, samples[rows], config.seed, "sample"), pin),
+                rows.stop - rows.start,
+                weights_of(samples[rows], loader.has_weights),
             )
-            for number, group in groups
+            for number, rows in groups_of(loader, share)
         ]
-        step += 1
+
+
+def groups_of(loader: Loader, share: Share) -> list[tuple[int, slice]]:
+    """What is computed at once of a worker's rows: the (first) micro-batch, and its rows."""
+    numbers, size = loader.owned(share.rank, share.world), loader.micro_batch_size
+    if share.by_position:
+        return [(numbers[0], slice(0, size * len(numbers)))]
+    return [(number, slice(size * i, size * (i + 1))) for i, number in enumerate(numbers)]
 
 
 def _pinned(batch: Batch, pin: bool) -> Batch:

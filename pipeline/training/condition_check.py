@@ -115,7 +115,7 @@ class HeldOutLosses:
         place = DataPlace(self.inputs["curate"].uri, self.keep, self.inputs["embed"].uri)
         samples: list[Sample] = []
         for split in SPLITS:
-            source = place.source(task, split, cache_bytes=1 << 28, open_shards=1)
+            source = place.source(task, split, cache_bytes=1 << 28)
             for shard, offset in source.held_out(self.seed, self.num_samples).tolist():
                 if len(samples) < self.num_samples:
                     samples.append(source.sample(len(samples), shard, offset))

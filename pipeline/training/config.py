@@ -126,6 +126,15 @@ TaskConfig = Annotated[
 ]
 
 
+class ShardCacheConfig(StrictModel):
+    """Copies of an object store's files on each node's own disk."""
+
+    path: str = Field(min_length=1)
+    """A folder of the node; all workers of the node, and other runs, may share it."""
+    max_bytes: int = Field(ge=1)
+    """Of all its files together; those used longest ago make room."""
+
+
 class TrainExecution(StrictModel):
     """How to run; no field here changes what comes out, beyond the rounding of sums."""
 
@@ -141,6 +150,14 @@ class TrainExecution(StrictModel):
     """Seconds after SIGTERM in which the workers write a last checkpoint."""
     threads: int = Field(ge=1)
     """Torch threads, and CPUs, per worker."""
+    decoders: int = Field(default=0, ge=0)
+    """Processes per worker, one core each, that read shards and make samples of them, each from
+    lanes of its own; 0 does it in a thread of the worker."""
+    decode_on: Literal["worker", "cluster"] = "worker"
+    """Decoders are processes of their worker, or Ray actors on whichever nodes have a CPU free."""
+    shard_cache: ShardCacheConfig | None = None
+    """Keeps what is read of data sets on object stores; None fetches it again when it is needed.
+    Files of this machine are never copied."""
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
     """1 trains on GPUs, one per worker."""
     strategy: Literal["ddp", "fsdp", "hsdp"] = "ddp"
@@ -171,6 +188,12 @@ class TrainExecution(StrictModel):
                 f"num_workers={self.num_workers} is not a multiple of "
                 f"shard_workers={self.shard_workers}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _decoders_are_stated(self) -> "TrainExecution":
+        if self.decode_on == "cluster" and not self.decoders:
+            raise ValueError("decode_on=cluster with decoders=0: say how many each worker has")
         return self
 
     @model_validator(mode="after")
@@ -292,6 +315,18 @@ class TrainConfig(StrictModel):
             raise ValueError(
                 f"num_lanes={self.num_lanes} is not a multiple of the {micro_batches} "
                 "micro-batches of a step"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _decoders_have_lanes(self) -> "TrainConfig":
+        micro_batches = self.global_batch_size // self.micro_batch_size
+        owned = micro_batches // max(1, self.execution.num_workers)
+        lanes = owned * self.num_lanes // micro_batches
+        if owned and self.execution.decoders > lanes:
+            raise ValueError(
+                f"execution.decoders={self.execution.decoders} is more than the {lanes} lanes of a "
+                "worker, and each decoder reads lanes of its own; lower it, or raise num_lanes"
             )
         return self
 

@@ -192,7 +192,8 @@ def fit(
     """
     execution = settings.config.execution
     workers = execution.min_workers or execution.num_workers
-    require_cpus(workers * execution.threads, f"training of {name}")
+    remote = execution.decoders * max(1, workers) if execution.decode_on == "cluster" else 0
+    require_cpus(workers * execution.threads + remote, f"training of {name}")
     require_cpus(max(1, workers) * execution.gpus_per_worker, f"training of {name}", "GPU")
     with followed(settings, name, progress, on_metrics, on_grid):
         # A call that died after its last write finds everything done.

@@ -18,11 +18,12 @@ from pipeline import checkpoints, draws, storage
 from pipeline.errors import ConfigError, DataError, PreemptedError
 from pipeline.failpoints import failpoint
 from pipeline.shards.loader import Loader, prefetch
-from pipeline.shards.skipping import without
-from pipeline.training.batches import Part, step_parts, weighted
+from pipeline.training.batches import Part, weighted
 from pipeline.training.checkpointing import Checkpointer
+from pipeline.training.decoder_child import open_loader
 from pipeline.training.device import Late, Stopwatch, fixed_arithmetic, on_device, seed_torch
 from pipeline.training.ema import WeightAverage
+from pipeline.training.feeding import fed_parts
 from pipeline.training.moments import Moments
 from pipeline.training.notices import Notices
 from pipeline.training.optim import (
@@ -118,16 +119,7 @@ class _Trainer:
                 f"execution.num_workers={self.world} is more than the {micro_batches} "
                 "micro-batches of a step; lower it or micro_batch_size"
             )
-        source = settings.data.source(
-            settings.task,
-            "train",
-            cache_bytes=settings.cache_bytes,
-            open_shards=-(-config.num_lanes // self.world),
-        )
-        lanes = range(config.num_lanes)
-        source.keep_open([x for x in lanes if x % micro_batches % self.world == self.rank])
-        order = without(source.order(config.seed, config.num_lanes), config.skipped)
-        return Loader(source, order, config.global_batch_size, config.micro_batch_size)
+        return open_loader(settings)
 
     @property
     def samples_seen(self) -> int:
@@ -176,15 +168,7 @@ class _Trainer:
     def run(self) -> None:
         """Take every step that is left."""
         settings = self.settings
-        parts = step_parts(
-            settings.task,
-            self.loader,
-            self.config,
-            self.step,
-            self.rank,
-            self.world,
-            pin=settings.device != "cpu",
-        )
+        parts = fed_parts(settings, self.loader, self.step, self.rank, self.world)
         ahead = prefetch(parts, PREFETCHED_STEPS)
         try:
             while self.step < settings.num_steps:
@@ -204,6 +188,7 @@ class _Trainer:
                         self._stop_as_asked()
         finally:
             ahead.close()
+            parts.close()
 
     def _take_step(self, parts: list[Part]) -> Wishes:
         """One optimiser step; returns what rank 0 wished for one step before."""

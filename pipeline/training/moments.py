@@ -60,7 +60,7 @@ class Moments:
     def _batches(self) -> list[Part]:
         if self._parts is None:
             settings = self._settings
-            source = settings.data.source(settings.task, "validation", cache_bytes=0, open_shards=1)
+            source = settings.data.source(settings.task, "validation", cache_bytes=0)
             self._parts = validation_parts(
                 settings.task,
                 source,

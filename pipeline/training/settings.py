@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.shards.disk_cache import DiskCache
 from pipeline.training.batches import DataPlace, MixedPlace
 from pipeline.training.config import TrainConfig
 from pipeline.training.tasks import Task
@@ -34,6 +35,12 @@ class LoopSettings:
     """Memory per worker for shards and decoded pictures beyond the open shards."""
     device: str = "cpu"
     """Where a worker computes: cpu, or its own GPU."""
+
+    @property
+    def disk_cache(self) -> DiskCache | None:
+        """Where this node keeps files of object stores."""
+        found = self.config.execution.shard_cache
+        return None if found is None else DiskCache(found.path, found.max_bytes)
 
     @property
     def num_steps(self) -> int:

@@ -7,6 +7,7 @@ BENCHMARKS = {
     "embedding": "ViT-B/32 at 224 px: at least 0.95 x the bare model's best pictures/s",
     "gpu_utilisation": "Karlo's and the paper's networks: >= 0.45 or 0.40 of a GPU's peak",
     "image_scale": "image side: 10 x the pictures in at most 10.5 x the time beyond start-up",
+    "loader": "read, decode, batch: at least webdataset's samples/s; --resume: under 5 s",
     "loop": "training loop, prior and decoder: at least 0.97 x a bare PyTorch loop's samples/s",
     "matching": "500,000 queries: at least 2 x pyahocorasick's captions/s on the same core",
     "real_text": "real captions, WordNet: ids equal to the reference, caption by caption",

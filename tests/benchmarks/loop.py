@@ -109,7 +109,7 @@ def steady_rate(settings: LoopSettings) -> float:
 
 
 def _batches(settings: LoopSettings) -> list:
-    source = settings.data.source(settings.task, "train", cache_bytes=1 << 30, open_shards=8)
+    source = settings.data.source(settings.task, "train", cache_bytes=1 << 30)
     config = settings.config
     order = Order(source.counts, config.seed, config.num_lanes)
     loader = Loader(source, order, config.global_batch_size, config.micro_batch_size)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from pipeline.training import spool
+from pipeline.training.batches import step_parts
 from pipeline.training.device import fixed_arithmetic
-from pipeline.training.loop import _Trainer, step_parts, train_loop
+from pipeline.training.loop import _Trainer, train_loop
 from tests.gloo import run_on
 from tests.synthetic import BlockTask, RegressionTask, loop_settings, make_dataset, train_config
 

@@ -7,10 +7,12 @@ import socket
 import tempfile
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 
@@ -18,13 +20,17 @@ from pipeline import checkpoints
 from pipeline.errors import DataError, PreemptedError
 from pipeline.progress import Progress
 from pipeline.runtime import RayConfig, prepare_environment, ray_session
-from pipeline.shards.loader import Loader
+from pipeline.shards.loader import Loader, Share
 from pipeline.shards.sampler import Order
 from pipeline.training import spool
+from pipeline.training.decoder_actor import ActorDecoder
+from pipeline.training.decoder_child import Told, open_loader
+from pipeline.training.feeding import fed_parts
 from pipeline.training.launch import fit
 from pipeline.training.loop import train_loop
 from tests.synthetic import (
     DyingTask,
+    PictureTask,
     RegressionTask,
     SlowTask,
     loop_settings,
@@ -107,7 +113,7 @@ def test_a_killed_worker_is_replaced_and_changes_no_bit(dataset, tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_error_of_ours_reaches_the_driver_as_itself(dataset, tmp_path, num_workers):
     settings = loop_settings(dataset, tmp_path / "bad", config=config(num_workers))
-    source = dataset.source(settings.task, "train", cache_bytes=0, open_shards=4)
+    source = dataset.source(settings.task, "train", cache_bytes=0)
     order = Order(source.counts, settings.config.seed, settings.config.num_lanes)
     key = Loader(source, order, 8, 4).keys(0)[5]
     task = RegressionTask(poison_key=key)
@@ -160,6 +166,30 @@ def test_a_slow_worker_is_named(dataset, tmp_path):
     assert f"worker 1 on {socket.gethostname()}" in told[0]
     points = [p for p in spool.read(settings.uri) if "slowest_worker" in p]
     assert points[-1]["own_step_s_slowest"] > 2 * points[-1]["own_step_s_median"] > 0.02
+
+
+def steps_of(settings, first_step, num_steps):
+    with closing(fed_parts(settings, open_loader(settings), first_step, 0, 1)) as parts:
+        return [next(parts) for _ in range(num_steps)]
+
+
+def test_decoders_on_the_cluster_make_the_same_batches_and_are_missed_when_gone(dataset, tmp_path):
+    settings = loop_settings(dataset, tmp_path, config=config(0), task=PictureTask())
+    remote = config(0, decoders=2, decode_on="cluster")
+    decoded = replace(settings, config=remote)
+    found, expected = (steps_of(each, 37, 6) for each in (decoded, settings))
+    for ours, theirs in zip(found, expected, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.batch.keys() == other.batch.keys()
+            for name, value in one.batch.items():
+                assert torch.equal(value, other.batch[name]), name
+    with ActorDecoder(Told(decoded, Share(0, 1, 0, 2), 0)) as decoder:
+        decoder.ask(0)
+        assert len(decoder.rows(0)["position"]) == 4
+        ray.kill(decoder._actor)
+        decoder.ask(1)
+        with pytest.raises(RuntimeError, match=r"decoder 0 of 2 of worker 0 is gone"):
+            decoder.rows(1)
 
 
 class WithoutDropout(RegressionTask):

@@ -10,8 +10,10 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.results import read_result
 from pipeline.shards.curated import CuratedDataset
 from pipeline.shards.embedding_files import EmbeddedDataset
-from pipeline.shards.loader import Loader, ShardSource, prefetch
+from pipeline.shards.loader import Loader, Share, prefetch
 from pipeline.shards.sampler import Order
+from pipeline.shards.shard_source import ShardSource
+from pipeline.shards.tars import own_pictures, read_tar
 from tests.synthetic import DIM, VIEW_PX, make_dataset
 
 
@@ -30,7 +32,6 @@ def open_source(dataset, *, view_px=VIEW_PX, embedded=True, cache_bytes=1 << 20,
         view_px=view_px,
         embedded=EmbeddedDataset(result, curated) if embedded else None,
         cache_bytes=cache_bytes,
-        open_shards=2,
     )
 
 
@@ -42,14 +43,13 @@ def test_a_sample_brings_picture_captions_and_embeddings_of_one_key(dataset):
     source = open_source(dataset)
     curated = CuratedDataset.open(dataset.curated_uri)
     rows = {row["key"]: row for shard in range(6) for row in curated.rows(shard).to_pylist()}
-    for _, samples in loader(dataset, source).micro_batches(0, 0, 1):
-        for sample in samples:
-            row = rows[sample.key]
-            assert sample.captions == tuple(row["captions"])
-            assert sample.image.shape == (VIEW_PX, VIEW_PX, 3)
-            assert len(sample.z_txt) == len(sample.text_tokens) == len(row["captions"])
-            assert sample.z_img.shape == (DIM,)
-            assert sample.text_tokens[0].tolist() == [1, 2, 9]
+    for sample in next(loader(dataset, source).read(Share(), 0)):
+        row = rows[sample.key]
+        assert sample.captions == tuple(row["captions"])
+        assert sample.image.shape == (VIEW_PX, VIEW_PX, 3)
+        assert len(sample.z_txt) == len(sample.text_tokens) == len(row["captions"])
+        assert sample.z_img.shape == (DIM,)
+        assert sample.text_tokens[0].tolist() == [1, 2, 9]
 
 
 def test_embeddings_belong_to_their_key(dataset):
@@ -70,33 +70,27 @@ def test_a_source_without_a_view_opens_no_picture(dataset, monkeypatch):
 
 @pytest.mark.parametrize("cache_bytes", [0, 2_000, 1 << 30])
 def test_the_cache_changes_nothing_but_time(dataset, cache_bytes):
-    roomy = loader(dataset, open_source(dataset))
-    small = loader(dataset, open_source(dataset, cache_bytes=cache_bytes))
-    for step in range(4):
-        for (_, ours), (_, theirs) in zip(
-            roomy.micro_batches(step, 0, 1), small.micro_batches(step, 0, 1), strict=True
-        ):
-            for one, other in zip(ours, theirs, strict=True):
-                assert one.key == other.key
-                assert np.array_equal(one.image, other.image)
+    roomy = loader(dataset, open_source(dataset)).read(Share(), 0)
+    small = loader(dataset, open_source(dataset, cache_bytes=cache_bytes)).read(Share(), 0)
+    for _ in range(4):
+        for one, other in zip(next(roomy), next(small), strict=True):
+            assert one.key == other.key
+            assert np.array_equal(one.image, other.image)
 
 
-def test_the_cache_keeps_its_bound(dataset):
+def test_what_no_coming_step_needs_keeps_its_bound(dataset):
     source = open_source(dataset, cache_bytes=5_000)
-    reader = loader(dataset, source)
-    for step in range(10):
-        reader.micro_batches(step, 0, 1)
-        assert len(source._shards) <= 2 or source._held_bytes <= 5_000
+    reading = loader(dataset, source).read(Share(), 0)
+    for _ in range(10):
+        next(reading)
+        shelf = source._shelf
+        beyond = [shard for shard in shelf._held if shard not in shelf._announced]
+        assert not beyond or shelf._held_bytes <= 5_000
 
 
 def test_keys_of_a_step_are_those_of_all_workers_in_order(dataset):
     reader = loader(dataset, open_source(dataset, view_px=None))
-    samples = [
-        sample
-        for rank in range(2)
-        for _, part in reader.micro_batches(3, rank, 2)
-        for sample in part
-    ]
+    samples = [sample for rank in range(2) for sample in next(reader.read(Share(rank, 2), 3))]
     by_position = sorted(samples, key=lambda sample: sample.position)
     assert reader.keys(3) == [sample.key for sample in by_position]
 
@@ -132,6 +126,30 @@ def test_a_changed_file_is_refused_before_it_is_read(tmp_path, name):
     path.write_bytes(content)
     with pytest.raises(DataError, match="sha256"):
         open_source(fresh).sample(0, 0, 0)
+
+
+def test_a_view_is_read_as_any_tar_is(dataset):
+    path = Path(dataset.curated_uri, "views/16/00000.tar")
+    with path.open("rb") as file:
+        careful = [(raw.key, raw.image) for raw in read_tar(file, "view")]
+    assert list(own_pictures(path.read_bytes(), "view")) == careful
+
+
+@pytest.mark.parametrize(
+    ("at", "byte"), [(0, b"/"), (0, b"\xff"), (124, b"-"), (156, b"2"), (157, b"x"), (257, b"x")]
+)
+def test_a_header_that_is_not_plain_is_refused_with_its_place(dataset, at, byte):
+    content = bytearray(Path(dataset.curated_uri, "views/16/00000.tar").read_bytes())
+    content[at : at + 1] = byte
+    with pytest.raises(DataError, match="byte 0 begins no plain member"):
+        list(own_pictures(bytes(content), "view"))
+
+
+def test_a_tar_without_its_end_is_refused(dataset):
+    content = Path(dataset.curated_uri, "views/16/00000.tar").read_bytes().rstrip(b"\0")
+    whole = content + bytes(-len(content) % 512)
+    with pytest.raises(DataError, match="begins no plain member"):
+        list(own_pictures(whole, "view"))
 
 
 def test_prefetch_hands_on_items_and_errors_and_ends_its_thread():

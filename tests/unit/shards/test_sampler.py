@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
@@ -18,6 +18,7 @@ def places(order, positions):
     return [tuple(place) for place in order.locate(np.asarray(positions)).tolist()]
 
 
+@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(0, 9), min_size=4, max_size=12),
     num_lanes=st.integers(1, 4),

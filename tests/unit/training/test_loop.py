@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.shards.sampler import Order
 from pipeline.training import loop as loop_module
 from pipeline.training import spool
+from pipeline.training.batches import step_parts
 from pipeline.training.loop import train_loop
 from tests.synthetic import RegressionTask, loop_settings, make_dataset, train_config
 
@@ -90,7 +91,7 @@ def test_training_lowers_the_loss_and_writes_curve_grids_and_summary(dataset, tm
 
 def test_bad_gradients_are_never_applied_and_the_stop_names_the_keys(dataset, tmp_path):
     clean = loop_settings(dataset, tmp_path / "run")
-    source = clean.data.source(clean.task, "train", cache_bytes=0, open_shards=4)
+    source = clean.data.source(clean.task, "train", cache_bytes=0)
     order = Order(source.counts, clean.config.seed, clean.config.num_lanes)
     shard, offset = order.locate(np.array([3]))[0].tolist()  # sample 3 belongs to the first step
     key = source.keys(shard)[offset]
@@ -102,7 +103,7 @@ def test_bad_gradients_are_never_applied_and_the_stop_names_the_keys(dataset, tm
     assert key in (tmp_path / "run" / "nonfinite.json").read_text()
     trainer = loop_module._Trainer(replace(settings, uri=str(tmp_path / "one")), 0, 1)
     trainer._take_step(
-        next(iter(loop_module.step_parts(settings.task, trainer.loader, settings.config, 0, 0, 1)))
+        next(iter(step_parts(settings.task, trainer.loader, settings.config, 0, 0, 1)))
     )
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, fresh[name]), name
@@ -111,7 +112,7 @@ def test_bad_gradients_are_never_applied_and_the_stop_names_the_keys(dataset, tm
 
 def test_a_bad_step_now_and_then_does_not_stop_the_run(dataset, tmp_path):
     clean = loop_settings(dataset, tmp_path / "run")
-    source = clean.data.source(clean.task, "train", cache_bytes=0, open_shards=4)
+    source = clean.data.source(clean.task, "train", cache_bytes=0)
     settings = replace(clean, task=RegressionTask(poison_key=source.keys(0)[0]))
     train_loop(settings)
     assert sum(r.get("nonfinite_steps", 0) for r in spool.read(settings.uri)) > 0

@@ -1,6 +1,7 @@
 """Training on several lists and data sets, with weights, and the record of what was read."""
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.results import INDEX
 from pipeline.shards.curated import CuratedDataset
 from pipeline.shards.keep_list import KeepList, write_keep_list
-from pipeline.shards.loader import Loader
+from pipeline.shards.loader import Loader, Share
 from pipeline.shards.mixture import MixedSource
 from pipeline.shards.removals import Removals, entry
 from pipeline.training import launch, reading
 from pipeline.training import loop as loop_module
-from pipeline.training.batches import DataPlace, MixedPlace, validation_parts
+from pipeline.training.batches import DataPlace, MixedPlace, step_parts, validation_parts
+from pipeline.training.decoder_child import open_loader
+from pipeline.training.feeding import fed_parts
 from pipeline.training.launch import settings_for
 from pipeline.training.loop import train_loop
 from tests.kept_run import make_run, without_ray
@@ -43,13 +46,13 @@ def weights(settings):
 
 
 def read_keys(data, steps, world=1, num_lanes=4, task=None):
-    source = data.source(task or RegressionTask(), "train", cache_bytes=0, open_shards=4)
+    source = data.source(task or RegressionTask(), "train", cache_bytes=0)
     reader = Loader(source, source.order(5, num_lanes), 8, 4)
     found = {}
     for step in steps:
         for rank in range(world):
-            for _, samples in reader.micro_batches(step, rank, world):
-                found |= {sample.position: sample.key for sample in samples}
+            samples = next(reader.read(Share(rank, world), step))
+            found |= {sample.position: sample.key for sample in samples}
     return [found[position] for position in sorted(found)]
 
 
@@ -95,9 +98,7 @@ def test_a_mixture_trains_and_resumes_bit_for_bit(places, tmp_path, monkeypatch)
 
 
 def test_validation_reads_each_source_in_its_share(places):
-    source = mixed(places, (3, 1)).source(
-        RegressionTask(), "validation", cache_bytes=0, open_shards=1
-    )
+    source = mixed(places, (3, 1)).source(RegressionTask(), "validation", cache_bytes=0)
     assert isinstance(source, MixedSource)
     found = source.held_out(0, 8).tolist()
     assert sum(shard >= 6 for shard, _ in found) == 2
@@ -134,9 +135,7 @@ class Plain(RegressionTask):
 def gradient(place, tmp_path, name):
     settings = loop_settings(place, tmp_path / name, task=Plain())
     trainer = loop_module._Trainer(settings, 0, 1)
-    parts = next(
-        iter(loop_module.step_parts(settings.task, trainer.loader, settings.config, 0, 0, 1))
-    )
+    parts = next(iter(step_parts(settings.task, trainer.loader, settings.config, 0, 0, 1)))
     totals = torch.zeros(0)
     for part in parts:
         totals = trainer._backward(part, totals)
@@ -172,6 +171,23 @@ def test_weights_are_scaled_to_a_mean_of_one_over_the_list(places, tmp_path):
         values += heavy.keep.weights(rows, "train").tolist()
     assert sum(values) / len(values) == pytest.approx(1.0)
     assert len(set(values)) > 3
+
+
+@pytest.mark.slow  # starts processes
+def test_decoders_read_mixtures_and_bring_the_weights(places, tmp_path):
+    heavy = weighing(places[0], tmp_path / "w.parquet", lambda key: 2.0 + int(key[0], 16))
+    found = []
+    for decoders in (0, 2):
+        execution = {"num_workers": 1, "threads": 1, "checkpoint_every_s": 1, "decoders": decoders}
+        config = train_config(execution=execution)
+        settings = loop_settings(mixed([heavy, places[1]]), tmp_path, config=config)
+        with closing(fed_parts(settings, open_loader(settings), 3, 0, 1)) as parts:
+            found.append([part for _ in range(3) for part in next(parts)])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.weights, other.weights)
+        for name, value in one.batch.items():
+            assert torch.equal(value, other.batch[name]), name
+    assert torch.cat([part.weights for part in found[0]]).unique().numel() > 2
 
 
 def test_weights_of_one_change_no_bit(places, tmp_path):
