@@ -5,6 +5,7 @@ Who dies is drawn too: the job, one of Ray's workers, or the node: its raylet, a
 it. The same command must then end with the same shards, views and tables.
 """
 
+import contextlib
 import hashlib
 import os
 import random
@@ -128,14 +129,16 @@ def kill_one(pid: int, moment: Moment) -> bool:
         return False
     if moment.victim == "driver":
         found = [pid]
-    elif moment.victim == "node":
-        found = [child.pid for child in tree if _is(child, "raylet")]
+    elif moment.victim == "node":  # workers may outlive a raylet; a machine takes them along
+        raylets = [child for child in tree if _is(child, "raylet")]
+        found = [each.pid for one in raylets for each in (one, *one.children(recursive=True))]
     else:
         busy = [child for child in tree if _is(child, "ray::") and not _is(child, "ray::IDLE")]
         workers = [child.pid for child in busy]
         found = [random.Random(str(moment)).choice(workers)] if workers else []
     for victim in found:
-        os.kill(victim, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # its parent's death was faster
+            os.kill(victim, signal.SIGKILL)
     return bool(found)
 
 

@@ -92,6 +92,8 @@ def _strike(kill: TrainingKill, pace: float, folder: Path, expected: Trained) ->
     started = time.monotonic()
     job, began = _start(folder, 2), folder / "run" / "workers.json"
     _wait(job, began)
+    if not began.exists():
+        raise RuntimeError(f"the training ended before it began: {job.communicate()[1][-3000:]}")
     time.sleep(kill.moment.share * pace * expected.seconds)
     begun_ns = began.stat().st_mtime_ns
     kill_one(job.pid, kill.moment)
