@@ -138,12 +138,19 @@ def posterior(
         signal: alpha_bar at t.
         signal_before: alpha_bar at s < t; 1 for the last step.
     """
+    of_start, of_noisy, variance = posterior_weights(signal, signal_before)
+    return spread(of_start, x_t) * x_start + spread(of_noisy, x_t) * x_t, variance
+
+
+def posterior_weights(
+    signal: Float[Tensor, "*steps"], signal_before: Float[Tensor, "*steps"]
+) -> tuple[Float[Tensor, "*steps"], Float[Tensor, "*steps"], Float[Tensor, "*steps"]]:
+    """Weights of x_0 and of x_t in the posterior's mean, and its variance; see `posterior`."""
     alpha = signal / signal_before
     beta = 1 - alpha
     of_start = signal_before.sqrt() * beta / (1 - signal)
     of_noisy = alpha.sqrt() * (1 - signal_before) / (1 - signal)
-    mean = spread(of_start, x_t) * x_start + spread(of_noisy, x_t) * x_t
-    return mean, (1 - signal_before) / (1 - signal) * beta
+    return of_start, of_noisy, (1 - signal_before) / (1 - signal) * beta
 
 
 def learned_log_variance(

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.diffusion.config import DiffusionConfig, Prediction
 from pipeline.diffusion.gaussian import (
     learned_log_variance,
-    posterior,
+    posterior_weights,
     signal_at,
     spread,
     to_eps,
@@ -174,20 +175,24 @@ def ddpm_sample(
         threshold: Applied to each predicted clean sample.
     """
     x_t = noise(0)
-    for index, step in enumerate(_steps(process, num_sampling_steps, x_t), start=1):
+    steps = _steps(process, num_sampling_steps, x_t)
+    signal = torch.stack([step.signal for step in steps])
+    before = torch.stack([step.signal_before for step in steps])
+    of_start, of_noisy, small = posterior_weights(signal, before)
+    stds = (small if variance == "fixed_small" else 1 - signal / before).sqrt()
+    for index, step in enumerate(steps):
         output = denoiser(x_t, step.t)
         prediction = output[:, : x_t.shape[1]]
         x_start = threshold(to_x_start(process.prediction, prediction, x_t, step.signal))
-        mean, small = posterior(x_start, x_t, step.signal, step.signal_before)
+        mean = spread(of_start[index], x_t) * x_start + spread(of_noisy[index], x_t) * x_t
         if step.is_last:
             return mean
         if variance == "learned_range":
             rest = output[:, x_t.shape[1] :]
             std = (learned_log_variance(rest, step.signal, step.signal_before) / 2).exp()
         else:
-            large = 1 - step.signal / step.signal_before
-            std = spread((small if variance == "fixed_small" else large).sqrt(), x_t)
-        x_t = mean + std * noise(index).to(x_t)
+            std = spread(stds[index], x_t)
+        x_t = mean + std * noise(index + 1).to(x_t)
     return x_t
 
 
@@ -269,10 +274,17 @@ def dpm_solver_sample(
 
 def _steps(process: Process, num_sampling_steps: int, x_t: Tensor) -> list[_Step]:
     schedule = process.alpha_bar.to(x_t.device)
-    moves = strided_steps(len(schedule), num_sampling_steps).tolist()
-    steps = []
-    for t, before in zip(moves, [*moves[1:], -1], strict=True):
-        here = torch.full((len(x_t),), t, device=x_t.device)
-        there = torch.full_like(here, before)
-        steps.append(_Step(here, signal_at(schedule, here), signal_at(schedule, there), before < 0))
-    return steps
+    moves = strided_steps(len(schedule), num_sampling_steps).to(x_t.device)
+    t, signal, before = (
+        each[:, None].repeat(1, len(x_t))
+        for each in (
+            moves,
+            signal_at(schedule, moves),
+            signal_at(schedule, functional.pad(moves[1:], (0, 1), value=-1)),
+        )
+    )
+    last = len(moves) - 1
+    return [
+        _Step(*rows, index == last)
+        for index, rows in enumerate(zip(t, signal, before, strict=True))
+    ]
