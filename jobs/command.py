@@ -68,8 +68,9 @@ def run_job(
     options = parser.parse_args(arguments)
 
     def work() -> int:
-        options.set = [*options.set, *override(options)]
-        return _run(options, choose, instead)
+        # The request stays as it was given, so that a refusal of it is known again.
+        told = {**vars(options), "set": [*options.set, *override(options)]}
+        return _run(argparse.Namespace(**told), choose, instead)
 
     return _guarded(options, work)
 
@@ -274,6 +275,7 @@ def _raw_request(options: argparse.Namespace) -> dict[str, Any]:
     from pipeline.config import raw_values
 
     request = {"text": "", "set": list(options.set), "output_dir": None}
+    request |= {name: getattr(options, name, None) for name in ("stage", "from_step", "skip")}
     with contextlib.suppress(OSError, ConfigError):
         request["text"] = Path(options.config).read_text(encoding="utf-8", errors="replace")
         request["output_dir"] = raw_values(options.config, options.set).get("output_dir")

@@ -168,6 +168,12 @@ def check_widths(run: "RunFile", clip: ClipConfig) -> None:
 
 def rivals_learn_from_the_same(run: "RunFile") -> None:
     """Priors that are compared read the same samples."""
+    for number, rival in enumerate(run.rival_priors):
+        if isinstance(rival, TrainConfig) and (rival.warm_start or rival.branch):
+            raise ValueError(
+                f"rival_priors[{number}] has a warm_start or a branch; priors are compared as they "
+                "learn from the beginning: leave it out"
+            )
     own = [] if run.prior is None else [("prior", run.prior)]
     rivals = [(f"rival_priors[{number}]", each) for number, each in enumerate(run.rival_priors)]
     for (first, prior), (name, rival) in pairwise([*own, *rivals]):

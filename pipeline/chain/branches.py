@@ -7,6 +7,7 @@ and the stages after it stand on it as long as the run file says so.
 import json
 from collections.abc import Sequence
 
+from pipeline import storage
 from pipeline.chain.plan import plan
 from pipeline.config import load_run
 from pipeline.errors import ConfigError
@@ -44,12 +45,23 @@ def overrides(
             f"--from-step: what {stage} stands on is not finished in {run.output_dir}, so there is "
             "no training to leave; run it first"
         )
+    earlier = configs[stage].branch
+    if earlier is not None:
+        raise ConfigError(
+            f"--from-step: {stage} is a branch already; leave the training that it left "
+            f"({earlier.of}), with the ranges of both"
+        )
+    if step.uri is None or not storage.exists(storage.join(step.uri, "checkpoints")):
+        raise ConfigError(
+            f"--from-step: {step.uri} holds no checkpoints; run the training first, and give the "
+            "settings that it had (others go into the run file, beside the branch)"
+        )
     branch = {
         "of": step.identity[:12],
         "from_samples": from_step * configs[stage].global_batch_size,
         "skipped": [_range(text) for text in skipped],
     }
-    names = run.upsampler_names()
+    names = [name for name, _ in run.upsampler_stages()]
     section = f"upsamplers.{names.index(stage)}" if stage in names else stage
     return [f"{section}.branch={json.dumps(branch)}"]
 

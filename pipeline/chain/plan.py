@@ -14,9 +14,10 @@ from pipeline.results import Result
 from pipeline.run_file import RunFile
 
 TUNABLE = ("select.profiles", "select.remove_", "rival_priors", "protocols")
-BRANCH = ".branch"
 """What may change in a run's folder: keep-lists are chosen again and again from the same scores,
 models are compared with further ones, trainings branch, and every choice has a place of its own."""
+BRANCH = ".branch"
+"""Ending of what names a training's branch, which may change too."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def check_output_dir(run: RunFile) -> None:
     if storage.exists(index_uri):
         index = storage.read_json(index_uri)
         changed = _changed_keys(index["config"], run_config(run))
-        changed = [key for key in changed if not (key.startswith(TUNABLE) or BRANCH in key)]
+        changed = [key for key in changed if not _is_tunable(key)]
         # A folder in which nothing was finished holds nothing that another run could spoil.
         if changed and index["stages"]:
             raise ConfigError(
@@ -98,6 +99,10 @@ def check_output_dir(run: RunFile) -> None:
             f"{run.output_dir} holds files that no run wrote ({', '.join(foreign[:3])}); "
             "choose an empty folder with --set output_dir=..."
         )
+
+
+def _is_tunable(key: str) -> bool:
+    return key.startswith(TUNABLE) or f"{BRANCH}." in f"{key}."
 
 
 def run_config(run: RunFile) -> dict[str, Any]:

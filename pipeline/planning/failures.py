@@ -20,6 +20,8 @@ Seconds = float | int
 FAILURES_PER_WORKER_HOUR = 419 / (54 * 24 * 16_384)
 """Unexpected interruptions of a GPU's hour: 419 in 54 days on 16,384 H100 (Grattafiori et al. 2024,
 The Llama 3 Herd of Models, §3.3.4)."""
+MAX_FAILURES = 10_000
+"""Of one simulated run, whose share of work is known by then; on some clusters none ever ends."""
 NUM_FAILURES, MAX_RUNS = 1000, 1000
 """Simulated failures, and runs, that an average is of: whichever comes first; a single run where
 hardly any of them would fail."""
@@ -65,7 +67,7 @@ class Saving:
 
 @dataclass(frozen=True)
 class Timeline:
-    """How one run went, seconds; the parts add up to the whole."""
+    """How one run went, or as much of it as was simulated; seconds that add up to the whole."""
 
     work_s: Seconds
     repeated_s: Seconds
@@ -134,6 +136,8 @@ def simulate(
             saving_s += num_saves * saving.stop_s
             return Timeline(work_s, repeated_s, saving_s, restarting_s, num_failures)
         num_failures += 1
+        if num_failures == MAX_FAILURES:
+            return Timeline(done_s, repeated_s, saving_s, restarting_s, num_failures)
         restarting_s += min(alive_s, starting_s)
         if running_s <= 0:
             continue

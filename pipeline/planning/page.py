@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.errors import ConfigError
 from pipeline.evaluation.svg import Frame, Scale, axes, drawing, path
 from pipeline.looking.html import render
 from pipeline.looking.page import Page, Plot, Section, Table, Text
@@ -15,8 +16,17 @@ DRAWN_SIZES = (8, 64, 256, 1024)
 
 
 def write(plan: Plan, output: str) -> str:
-    """Write the page; returns where."""
-    Path(output).write_text(render(page(plan)), encoding="utf-8")
+    """Write the page; returns where.
+
+    Raises:
+        ConfigError: It cannot be written there.
+    """
+    try:
+        Path(output).write_text(render(page(plan)), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"--output {output}: {error.strerror}; name a file in a folder"
+        ) from error
     return output
 
 

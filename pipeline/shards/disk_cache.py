@@ -9,6 +9,7 @@ and the next writer removes it. The hash is compared at every reading.
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pathlib import Path
 from pipeline import storage
 from pipeline.errors import DataError, StorageError
 
+_KEPT = re.compile("[0-9a-f]{64}")
+
 
 @dataclass(frozen=True)
 class DiskCache:
@@ -24,7 +27,7 @@ class DiskCache:
 
     path: str
     max_bytes: int
-    """Of all files in it together; a larger file is never kept."""
+    """Of all files kept in it; a larger one is never kept, others' files are left alone."""
 
     def read(self, uri: str, sha256: str) -> bytes:
         """The content of a file, from this disk where it is here.
@@ -42,7 +45,7 @@ class DiskCache:
             return content
         content = _checked(uri, sha256)
         if len(content) <= self.max_bytes:
-            with suppress(StorageError):  # a full disk keeps nothing, and that is all
+            with suppress(StorageError, OSError):  # a full or foreign disk keeps nothing
                 self._keep(kept, content)
         return content
 
@@ -62,7 +65,7 @@ class DiskCache:
 
     def _make_room(self, num_bytes: int) -> None:
         storage.remove_temporary(self.path, below=False)
-        files = [entry for entry in os.scandir(self.path) if entry.name != ".lock"]
+        files = [entry for entry in os.scandir(self.path) if _KEPT.fullmatch(entry.name)]
         used = {entry.path: entry.stat() for entry in files}
         total = sum(stat.st_size for stat in used.values())
         for path in sorted(used, key=lambda path: used[path].st_mtime_ns):
@@ -77,7 +80,7 @@ def _content(kept: Path) -> bytes | None:
     try:
         os.utime(kept)
         return kept.read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return None
 
 

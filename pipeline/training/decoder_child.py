@@ -137,6 +137,6 @@ def main() -> None:
     try:
         serve(connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the worker is gone
+        os._exit(0)  # the worker is gone; nobody waits for what is still being read
     except Exception as error:
         connection.send(_told(error))

@@ -21,7 +21,7 @@ import ray.train.torch
 import torch
 from ray.train.torch import TorchTrainer
 
-from pipeline import errors, storage
+from pipeline import checkpoints, errors, storage
 from pipeline.config import semantic
 from pipeline.errors import ConfigError, DataError, PipelineError, StorageError
 from pipeline.progress import Progress
@@ -86,12 +86,24 @@ def train(
     started = time.time()
     settings = settings_for(config, inputs, uri, split, removed)
     if config.warm_start is not None:
-        settings = replace(settings, start_uri=weights_of(config.warm_start, name)[0])
-    if config.branch is not None:
-        settings = replace(settings, branch_uri=checkpoint_of(config.branch, uri))
+        settings = replace(settings, start_uri=_verified(*weights_of(config.warm_start, name)))
+    if config.branch is not None and not _has_begun(uri):
+        left = checkpoint_of(config.branch, uri, config.global_batch_size)
+        settings = replace(settings, branch_uri=left)
     fit(settings, name, progress, on_metrics, on_grid)
     intervals = [interval for interval in work_intervals(uri) if interval[0] >= started]
     return StageOutput(_content(uri), intervals)
+
+
+def _verified(uri: str, sha256: str) -> str:
+    if storage.sha256_of(uri) != sha256:
+        raise DataError(f"{uri}: not the weights that its manifest names; make them again")
+    return uri
+
+
+def _has_begun(uri: str) -> bool:
+    """Whether a branch stands on its own, so that what it left may be gone."""
+    return bool(checkpoints.completed(storage.join(uri, "checkpoints")))
 
 
 def settings_for(
@@ -191,8 +203,10 @@ def fit(
         KeyboardInterrupt: The user stopped it; checkpoints stay.
     """
     execution = settings.config.execution
-    workers = execution.min_workers or execution.num_workers
-    remote = execution.decoders * max(1, workers) if execution.decode_on == "cluster" else 0
+    workers, remote = execution.min_workers or execution.num_workers, 0
+    if execution.decoders and execution.decode_on == "cluster":
+        workers = execution.num_workers  # all that may come: they would take the decoders' CPUs
+        remote = execution.decoders * max(1, workers)
     require_cpus(workers * execution.threads + remote, f"training of {name}")
     require_cpus(max(1, workers) * execution.gpus_per_worker, f"training of {name}", "GPU")
     with followed(settings, name, progress, on_metrics, on_grid):

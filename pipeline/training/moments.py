@@ -60,7 +60,9 @@ class Moments:
     def _batches(self) -> list[Part]:
         if self._parts is None:
             settings = self._settings
-            source = settings.data.source(settings.task, "validation", cache_bytes=0)
+            source = settings.data.source(
+                settings.task, "validation", cache_bytes=0, disk=settings.disk_cache
+            )
             self._parts = validation_parts(
                 settings.task,
                 source,

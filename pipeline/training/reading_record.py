@@ -45,6 +45,23 @@ def write(uri: str, config: TrainConfig, sources: Iterable[tuple[str, KeepList]]
     storage.write_json(storage.join(uri, RECORD), {**order, "sources": told})
 
 
+def differences(uri: str, other_uri: str) -> list[str]:
+    """What a training and another one that it leaves read differently, but for its own skips.
+
+    Args:
+        uri: Folder of the training.
+        other_uri: Folder of the other.
+
+    Returns:
+        Names of fields of the record; empty where both read the same samples in the same order.
+    """
+    if not storage.exists(storage.join(other_uri, RECORD)):
+        return ["all"]
+    own, other = (storage.read_json(storage.join(each, RECORD)) for each in (uri, other_uri))
+    own["skipped"], other["skipped"] = [], other.get("skipped", [])
+    return sorted(name for name in own if own[name] != other.get(name))
+
+
 class Reading:
     """What a training read, from its record."""
 

@@ -3,6 +3,7 @@
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.results import read_result, stage_places
+from pipeline.training import reading_record
 from pipeline.training.config import Branch, WarmStart
 
 
@@ -32,22 +33,31 @@ def weights_of(start: WarmStart, stage: str) -> tuple[str, str]:
     return storage.join(result.uri, weights["name"]), weights["sha256"]
 
 
-def checkpoint_of(branch: Branch, uri: str) -> str:
+def checkpoint_of(branch: Branch, uri: str, batch: int) -> str:
     """Address of the checkpoint that a branch leaves from.
 
     Args:
         branch: Names the training and the moment.
-        uri: Folder of the branch itself, beside that of the other training.
+        uri: Folder of the branch itself, beside that of the other training; its record of what it
+            reads is there.
+        batch: Samples of a step.
 
     Raises:
-        ConfigError: That training has no such checkpoint, or no longer.
+        ConfigError: That training read other samples, or has no such checkpoint, or no longer.
     """
     from pipeline import checkpoints
 
     other = storage.join(uri.rstrip("/").rsplit("/", 1)[0], branch.of, "checkpoints")
+    differ = reading_record.differences(uri, other.removesuffix("/checkpoints"))
+    if differ:
+        raise ConfigError(
+            f"branch.of={branch.of}: that training read other samples ({', '.join(differ)} differ: "
+            "a removal, another selection, another batch or a branch of its own); begin anew, or "
+            "branch from one that reads what this one would"
+        )
     found = {checkpoints.samples_seen(place): place for place in checkpoints.completed(other)}
     if branch.from_samples not in found:
-        known = ", ".join(map(str, found)) or "none"
+        known = ", ".join(f"{n} (step {n // batch})" for n in found) or "none"
         raise ConfigError(
             f"branch.from_samples={branch.from_samples}: complete checkpoints in {other} are at "
             f"{known} samples; take one of them, and keep more with execution.keep_checkpoints"

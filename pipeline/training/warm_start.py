@@ -5,6 +5,7 @@ Names are matched by prefix, and what does not fit is told name by name before a
 
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from pipeline import checkpoints
@@ -45,6 +46,13 @@ def _fill(network: nn.Module, start: WarmStart, uri: str) -> None:
             f"warm_start.taken={dict(start.taken)}: no name in {uri} begins like that; its parts "
             f"are {_parts(stored)}"
         )
+    for name, value in network.state_dict().items():
+        found = taken.get(name)
+        if name.startswith("codes.") and found is not None and not torch.equal(value, found):
+            raise ConfigError(
+                f"warm_start: {name} of {uri} are the codes of other data; an autoregressive prior "
+                "begins with weights of its own data alone"
+            )
     own = {name: value for name, value in network.state_dict().items() if name not in taken}
     missing = {name: value for name, value in own.items() if not _under(name, start.fresh)}
     wanted = {name: value for name, value in network.state_dict().items() if name not in own}

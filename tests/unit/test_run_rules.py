@@ -35,6 +35,10 @@ def refusal(*overrides):
     [
         ("prior.profile=mine", ["prior.profile='mine'", "select.profiles"]),
         (
+            "rival_priors.0.warm_start={path: a.safetensors}",
+            ["rival_priors[0]", "from the beginning", "leave it out"],
+        ),
+        (
             "rival_priors=[{task: {type: linear_prior, model: {clip: {embed_dim: 64, "
             "text_width: 64}}}, profile: clip}]",
             ["rival_priors[0] reads", "prior reads", "the same profile"],

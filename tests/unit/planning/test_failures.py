@@ -103,3 +103,9 @@ def test_more_devices_fail_more_often_and_want_shorter_intervals():
 def test_no_interval_is_shorter_than_a_checkpoint_takes():
     found = advice(1e5, Saving(stop_s=0.1, write_s=400), failing_every(4000), seed=0)
     assert min(found.by_interval) >= 400
+
+
+def test_a_cluster_on_which_no_run_ends_is_told_as_such():
+    spot = Cluster(workers=1024, failures_per_worker_hour=1 / 10)
+    found = advice(3600.0 * 24, Saving(stop_s=1.0, write_s=20.0), spot, seed=0)
+    assert found.goodput < 0.01

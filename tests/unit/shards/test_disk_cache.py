@@ -70,6 +70,21 @@ def test_a_file_above_the_limit_is_read_and_not_kept(store, tmp_path):
     assert not tmp_path.exists() or not held(cache)
 
 
+def test_files_of_others_in_the_folder_are_left_alone(store, tmp_path):
+    (tmp_path / "thesis.tex").write_bytes(b"x" * 1000)
+    (tmp_path / "folder").mkdir()
+    cache = DiskCache(str(tmp_path), 150)
+    for number in range(3):
+        cache.read(*store[number])
+    assert held(cache) == {"thesis.tex", "folder", store[2][1]}
+
+
+def test_a_folder_that_cannot_be_keeps_nothing(store, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    cache = DiskCache(str(tmp_path / "file"), 1000)
+    assert cache.read(*store[1]) == b"\1" * 100
+
+
 def test_a_damaged_copy_is_fetched_again(store, fetched, tmp_path):
     cache = DiskCache(str(tmp_path), 1000)
     cache.read(*store[0])

@@ -1,5 +1,6 @@
 """A training leaves another at a checkpoint, without some samples, as a result of its own."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,12 @@ def left(dataset, tmp_path_factory):
     uri = tmp_path_factory.mktemp("run") / "prior" / OF
     settings = loop_settings(dataset, uri, config=config, task=task)
     train_loop(settings)
+    record(settings, config, settings.uri)
     return settings, task.seen
+
+
+def record(settings, config, uri):
+    write(uri, config, [(settings.data.curated_uri, settings.data.keep)])
 
 
 def first_checkpoint(left):
@@ -49,7 +55,8 @@ def branched(left, name, skipped=()):
     uri = str(Path(settings.uri).with_name(name))
     task = BlockTask()
     own = replace(settings, config=config, uri=uri, task=task)
-    own = replace(own, branch_uri=checkpoint_of(config.branch, uri))
+    record(settings, config, uri)
+    own = replace(own, branch_uri=checkpoint_of(config.branch, uri, BATCH))
     train_loop(own)
     return own, task.seen
 
@@ -93,10 +100,43 @@ def test_the_record_of_what_was_read_leaves_them_out_too(left, dataset, tmp_path
 
 
 def test_a_checkpoint_that_is_gone_is_told_with_those_there_are(left):
+    uri = str(Path(left[0].uri).with_name("gone"))
+    record(left[0], train_config(), uri)
     with pytest.raises(ConfigError) as caught:
-        checkpoint_of(Branch(of=OF, from_samples=84), f"{Path(left[0].uri).parent}/x")
-    known = f"{first_checkpoint(left)},.* 160 samples"
+        checkpoint_of(Branch(of=OF, from_samples=84), uri, BATCH)
+    first = first_checkpoint(left)
+    known = rf"{first} \(step {first // BATCH}\),.* 160 \(step 20\) samples"
     assert re.search(f"from_samples=84: .* are at {known};.*keep_checkpoints", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"seed": 6}, "seed"),
+        ({"global_batch_size": 16, "num_lanes": 4}, "global_batch_size"),
+        ({"num_lanes": 8}, "num_lanes"),
+    ],
+)
+def test_a_training_that_read_other_samples_is_not_left(left, changes, named):
+    uri = str(Path(left[0].uri).with_name("elsewhere"))
+    record(left[0], train_config(**changes), uri)
+    with pytest.raises(ConfigError, match=rf"read other samples \({named} differ"):
+        checkpoint_of(Branch(of=OF, from_samples=first_checkpoint(left)), uri, BATCH)
+
+
+def test_a_training_is_not_left_after_a_removal_nor_a_branch_in_a_branch(left):
+    uri, start = str(Path(left[0].uri).with_name("removed")), first_checkpoint(left)
+    record(left[0], train_config(), uri)
+    told = json.loads(Path(uri, "reading.json").read_text())
+    told["sources"][0]["entry"]["sha256"] = "0" * 64
+    Path(uri, "reading.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=r"\(sources differ"):
+        checkpoint_of(Branch(of=OF, from_samples=start), uri, BATCH)
+    own, _ = branched(left, "aaaaaaaaaaaa", [[start + 8, start + 16]])
+    second = str(Path(own.uri).with_name("second"))
+    record(left[0], train_config(), second)
+    with pytest.raises(ConfigError, match=r"\(skipped differ"):
+        checkpoint_of(Branch(of="aaaaaaaaaaaa", from_samples=160), second, BATCH)
 
 
 @pytest.mark.parametrize(
