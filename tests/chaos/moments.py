@@ -121,8 +121,8 @@ def _wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> flo
     return time.monotonic()
 
 
-def kill_one(pid: int, moment: Moment) -> bool:
-    """Whether somebody died."""
+def kill_one(pid: int, moment: Moment, workers_are: str = "ray::") -> bool:
+    """Whether somebody died; workers are the processes whose name begins so, idle ones left out."""
     try:
         tree = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -133,7 +133,7 @@ def kill_one(pid: int, moment: Moment) -> bool:
         raylets = [child for child in tree if _is(child, "raylet")]
         found = [each.pid for one in raylets for each in (one, *one.children(recursive=True))]
     else:
-        busy = [child for child in tree if _is(child, "ray::") and not _is(child, "ray::IDLE")]
+        busy = [child for child in tree if _is(child, workers_are) and not _is(child, "ray::IDLE")]
         workers = [child.pid for child in busy]
         found = [random.Random(str(moment)).choice(workers)] if workers else []
     for victim in found:

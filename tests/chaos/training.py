@@ -96,7 +96,7 @@ def _strike(kill: TrainingKill, pace: float, folder: Path, expected: Trained) ->
         raise RuntimeError(f"the training ended before it began: {job.communicate()[1][-3000:]}")
     time.sleep(kill.moment.share * pace * expected.seconds)
     begun_ns = began.stat().st_mtime_ns
-    kill_one(job.pid, kill.moment)
+    kill_one(job.pid, kill.moment, "ray::RayTrainWorker")
     _, err = job.communicate(timeout=DEADLINE_S)
     code, calls = job.returncode, 1
     while code != 0 and calls < ATTEMPTS:
