@@ -41,7 +41,14 @@ def steps(settings, num_steps=5, first_step=0, rank=0, world=1):
 
 
 def decoders_of(worker):
-    return [c for c in worker.children() if any("decoder_child" in word for word in c.cmdline())]
+    return [child for child in worker.children() if is_decoder(child)]
+
+
+def is_decoder(process):
+    try:
+        return any("decoder_child" in word for word in process.cmdline())
+    except psutil.Error:  # another test's child, gone or about to be
+        return False
 
 
 def assert_same(found, expected):
