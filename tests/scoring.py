@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from pipeline import steps, storage
-from pipeline.checkpoints import export_weights
 from pipeline.demo.shapes import random_scene, render
 from pipeline.draws import hash64
 from pipeline.images.decode import open_rgb
@@ -26,6 +25,7 @@ from pipeline.shards.curated import CuratedDataset
 from pipeline.shards.embedding_files import ShardEmbeddings
 from pipeline.shards.select_config import SelectConfig
 from pipeline.shards.writer import publish_table
+from pipeline.weights_file import export_weights
 from tests.synthetic import publish, write
 
 SPLIT = {"seed": 3, "validation_share": 0.2, "test_share": 0.1}

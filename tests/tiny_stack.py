@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from pipeline import storage
-from pipeline.checkpoints import export_weights
 from pipeline.generation.config import GenerateConfig
 from pipeline.models.config import ClipConfig, DecoderConfig, PriorConfig, UpsamplerConfig
 from pipeline.models.presets import (
@@ -18,6 +17,7 @@ from pipeline.models.presets import (
     num_parameters,
 )
 from pipeline.results import INDEX, Result
+from pipeline.weights_file import export_weights
 from tests.synthetic import DIM, publish
 
 CLIP_SHAPE = {"embed_dim": DIM, "text_width": 8}

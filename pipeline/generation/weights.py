@@ -9,7 +9,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from pipeline import storage
-from pipeline.checkpoints import load_state, load_weights
 from pipeline.config import StrictModel
 from pipeline.diffusion.config import BlurConfig, BsrConfig, DiffusionConfig
 from pipeline.diffusion.sampling import Process
@@ -38,6 +37,7 @@ from pipeline.models.prior_ar import AutoregressivePrior
 from pipeline.models.prior_linear import LinearPrior
 from pipeline.models.upsampler import Upsampler
 from pipeline.results import read_result
+from pipeline.weights_file import load_state, load_weights
 
 Config = TypeVar("Config", bound=StrictModel)
 Network = TypeVar("Network", bound=nn.Module)

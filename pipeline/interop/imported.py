@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import checkpoints, storage
+from pipeline import storage, weights_file
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.interop import karlo
 from pipeline.interop.config import ImportedConfig
@@ -50,7 +50,7 @@ def import_stage(
         _check_shape(found, clip, f"{config.path}: {model}")
     weights_uri = storage.join(uri, WEIGHTS)
     settings = {"task": found.task, "inputs": inputs}
-    checkpoints.export_weights(weights_uri, found.state, settings, found.task["type"])
+    weights_file.export_weights(weights_uri, found.state, settings, found.task["type"])
     entry = {
         "name": WEIGHTS,
         "sha256": storage.sha256_of(weights_uri),
@@ -62,7 +62,7 @@ def import_stage(
 
 def _check_shape(found: Imported, clip: Result, source: str) -> None:
     """Before weights are written, for no later stage could use them."""
-    settings = checkpoints.read_config(storage.join(clip.uri, clip.content["weights"]["name"]))
+    settings = weights_file.read_config(storage.join(clip.uri, clip.content["weights"]["name"]))
     real = clip_shape(ClipConfig.model_validate(settings["task"]["model"]))
     stated = ClipShape.model_validate(found.task["model"]["clip"])
     if stated != real:

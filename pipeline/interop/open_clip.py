@@ -11,7 +11,7 @@ from typing import Any
 
 import open_clip
 
-from pipeline import checkpoints, storage
+from pipeline import storage, weights_file
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.models.clip import ClipModel
 from pipeline.models.config import ClipConfig, OpenClipConfig, TextTowerConfig, VisionTowerConfig
@@ -89,7 +89,7 @@ def load_open_clip(name: str, weights_path: str | Path) -> ClipModel:
     except (RuntimeError, AssertionError) as error:
         raise CheckpointError(f"{weights_path} does not fit {name}: {error}") from error
     model = ClipModel(config)
-    checkpoints.load_state(model, state, str(weights_path))
+    weights_file.load_state(model, state, str(weights_path))
     return model
 
 
@@ -103,7 +103,7 @@ def import_open_clip(name: str, weights_path: str | Path, uri: str) -> ClipConfi
     """
     model = load_open_clip(name, weights_path)
     task = {"type": "clip", "model": model.config.model_dump(mode="json")}
-    checkpoints.export_weights(uri, model.state_dict(), {"task": task, "inputs": {}}, "clip")
+    weights_file.export_weights(uri, model.state_dict(), {"task": task, "inputs": {}}, "clip")
     return model.config
 
 

@@ -7,13 +7,13 @@ Nothing here imports open_clip.
 from typing import Any
 
 from pipeline import storage
-from pipeline.checkpoints import check_state, write_safetensors
 from pipeline.generation.weights import Published
 from pipeline.interop.new_folder import new_folder
 from pipeline.interop.pairs import meta_state
 from pipeline.models.clip import MEAN, STD
 from pipeline.models.config import ClipConfig
 from pipeline.models.presets import build_clip
+from pipeline.weights_file import check_state, write_safetensors
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 

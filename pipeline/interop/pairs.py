@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.checkpoints import check_state
+from pipeline.weights_file import check_state
 
 State = dict[str, Tensor]
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 from torch import nn
 
-from pipeline import checkpoints
+from pipeline import weights_file
 from pipeline.config import StrictModel, describe
 from pipeline.errors import CheckpointError
 from pipeline.models.clip import ClipModel, ResidualAttentionBlock
@@ -132,14 +132,14 @@ def load_upsampler(uri: str) -> Upsampler:
 
 def _load(uri: str, kind: type[Config], build: Callable[[Config], Network]) -> Network:
     """Read weights and the model part of the configuration that lies with them."""
-    state, config = checkpoints.load_weights(uri)
+    state, config = weights_file.load_weights(uri)
     model = config.get("task", config)
     try:
         network = build(kind.model_validate(model.get("model", model)))
     except ValidationError as error:
         told = describe(error, kind)
         raise CheckpointError(f"{uri} holds no {kind.__name__}: {told}") from error
-    checkpoints.load_state(network, state, uri)
+    weights_file.load_state(network, state, uri)
     return network
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from pipeline import checkpoints, storage
+from pipeline import storage, weights_file
 from pipeline.errors import DataError
 from pipeline.generation.plan import shuffled_partners
 from pipeline.models.prior_ar import AutoregressivePrior
@@ -92,11 +92,11 @@ class HeldOutLosses:
             task_inputs(self.inputs, curated), codes_uri=storage.join(self.stage.uri, CODES)
         )
         uri = storage.join(self.stage.uri, self.stage.content["weights"]["name"])
-        state, published = checkpoints.load_weights(uri)
+        state, published = weights_file.load_weights(uri)
         config = _with_all_conditions(TypeAdapter(TaskConfig).validate_python(published["task"]))
         task = build_task(config, inputs)
         model = task.build()
-        checkpoints.load_state(model, state, uri)
+        weights_file.load_state(model, state, uri)
         samples = self._samples(task)
         found: dict[str, Any] = {"kind": config.type, "losses": {}}
         for name, rows in self._losses(task, model.eval(), samples, config.type).items():

@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline import checkpoints, storage
+from pipeline import storage, weights_file
 from pipeline.config import semantic
 from pipeline.errors import DataError
 from pipeline.models.presets import build_linear_prior, num_parameters
@@ -60,7 +60,7 @@ def fit_linear_prior(
     hashes = {name: result.manifest_hash for name, result in inputs.items()}
     weights = storage.join(uri, WEIGHTS)
     published = {**semantic(config), "inputs": hashes}
-    checkpoints.export_weights(weights, prior.state_dict(), published, config.task.type)
+    weights_file.export_weights(weights, prior.state_dict(), published, config.task.type)
     content: dict[str, Any] = {
         "weights": {
             "name": WEIGHTS,

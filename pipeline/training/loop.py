@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline import checkpoints, draws, storage
+from pipeline import checkpoints, draws, storage, weights_file
 from pipeline.errors import ConfigError, DataError, PreemptedError
 from pipeline.failpoints import failpoint
 from pipeline.shards.loader import Loader, prefetch
@@ -317,7 +317,7 @@ class _Trainer:
         state = self.layout.published(self.ema.state())
         if self.rank == 0:
             weights = storage.join(self.settings.uri, WEIGHTS)
-            checkpoints.export_weights(
+            weights_file.export_weights(
                 weights, state, self.settings.published_config, self.settings.stage
             )
             trained = [p for p in self.model.parameters() if p.requires_grad]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from pipeline import checkpoints
+from pipeline import weights_file
 from pipeline.errors import ConfigError
 from pipeline.training.config import TrainConfig, WarmStart
 
@@ -39,7 +39,7 @@ def prepared(network: nn.Module, config: TrainConfig, weights_uri: str | None) -
 
 
 def _fill(network: nn.Module, start: WarmStart, uri: str) -> None:
-    stored, _ = checkpoints.load_weights(uri)
+    stored, _ = weights_file.load_weights(uri)
     taken = _renamed(stored, start.taken)
     if not taken:
         raise ConfigError(
@@ -56,7 +56,7 @@ def _fill(network: nn.Module, start: WarmStart, uri: str) -> None:
     own = {name: value for name, value in network.state_dict().items() if name not in taken}
     missing = {name: value for name, value in own.items() if not _under(name, start.fresh)}
     wanted = {name: value for name, value in network.state_dict().items() if name not in own}
-    checkpoints.check_state({**wanted, **missing}, taken, uri)
+    weights_file.check_state({**wanted, **missing}, taken, uri)
     network.load_state_dict({**own, **taken})
 
 

@@ -14,7 +14,6 @@ import torch
 import webdataset
 
 from pipeline import storage
-from pipeline.checkpoints import export_weights
 from pipeline.config import semantic
 from pipeline.curation.trace import rejects, trace
 from pipeline.errors import ConfigError, DataError
@@ -37,6 +36,7 @@ from pipeline.shards.keep_list import SPLITS, keep_list
 from pipeline.shards.reader import open_dataset
 from pipeline.shards.select_config import SelectConfig
 from pipeline.shards.verify import verify
+from pipeline.weights_file import export_weights
 from tests.foreign_shards import img2dataset_members, picture, write_img2dataset, write_tar
 from tests.synthetic import publish
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from pipeline import checkpoints
+from pipeline import checkpoints, weights_file
 from pipeline.errors import CheckpointError
 
 
@@ -113,10 +113,10 @@ def test_weights_carry_their_configuration_and_equal_input_gives_equal_bytes(tmp
     tensors["half"] = torch.ones(3, dtype=torch.bfloat16)
     config = {"width": 3, "name": "größe"}
     paths = [str(tmp_path / name) for name in ("one.safetensors", "two.safetensors")]
-    checkpoints.export_weights(paths[0], tensors, config, "prior")
-    checkpoints.export_weights(paths[1], dict(reversed(tensors.items())), config, "prior")
+    weights_file.export_weights(paths[0], tensors, config, "prior")
+    weights_file.export_weights(paths[1], dict(reversed(tensors.items())), config, "prior")
     assert Path(paths[0]).read_bytes() == Path(paths[1]).read_bytes()
-    found, read_config = checkpoints.load_weights(paths[0])
+    found, read_config = weights_file.load_weights(paths[0])
     assert read_config == config
     assert set(found) == set(tensors)
     for name, tensor in load_file(paths[0]).items():
@@ -129,17 +129,17 @@ def test_weights_without_configuration_or_with_broken_bytes_are_refused(tmp_path
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(CheckpointError, match="no configuration"):
-        checkpoints.load_weights(str(path))
+        weights_file.load_weights(str(path))
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(CheckpointError, match="no readable"):
-        checkpoints.load_weights(str(path))
+        weights_file.load_weights(str(path))
 
 
 def test_a_state_that_does_not_fit_is_named_key_by_key():
     model = nn.Linear(3, 2)
     given = {"weight": torch.zeros(2, 4), "more": torch.zeros(1)}
     with pytest.raises(CheckpointError) as caught:
-        checkpoints.load_state(model, given, "w.safetensors")
+        weights_file.load_state(model, given, "w.safetensors")
     message = str(caught.value)
     assert "missing: bias" in message
     assert "unknown: more" in message

@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.checkpoints import check_state, write_safetensors
 from pipeline.errors import ConfigError
 from pipeline.generation.config import Sampling
 from pipeline.generation.weights import Published, StackFiles
@@ -22,6 +21,7 @@ from pipeline.interop.diffusers.tokens import tokenizer_files
 from pipeline.interop.new_folder import check_new, new_folder
 from pipeline.interop.pairs import State, meta_state
 from pipeline.models.presets import build_clip, build_decoder, build_prior, build_upsampler
+from pipeline.weights_file import check_state, write_safetensors
 
 TESTED_VERSION = "0.42.1"
 MOVED_IN = (0, 38)

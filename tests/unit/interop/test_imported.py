@@ -13,7 +13,6 @@ from pipeline.chain import given
 from pipeline.chain.export import export_run
 from pipeline.chain.plan import plan
 from pipeline.chain.stages import stages
-from pipeline.checkpoints import read_config
 from pipeline.config import load_run
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.generation.run_stages import RunStages, read_sampling
@@ -24,6 +23,7 @@ from pipeline.interop.diffusers.write import export
 from pipeline.interop.imported import import_stage
 from pipeline.progress import Progress
 from pipeline.run_file import RunFile
+from pipeline.weights_file import read_config
 from tests.exportable_stack import make_run
 from tests.synthetic import publish
 

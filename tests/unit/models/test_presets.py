@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline import checkpoints
+from pipeline import weights_file
 from pipeline.errors import CheckpointError
 from pipeline.models import presets
 from pipeline.models.config import ClipShape, PriorConfig
@@ -13,7 +13,7 @@ def publish(path, config=CONFIG):
     model = presets.build_prior(config)
     model.set_statistics(torch.ones(8), torch.full((8,), 3.0))
     dump = {"model": config.model_dump(mode="json")}
-    checkpoints.export_weights(str(path), model.state_dict(), dump, "prior")
+    weights_file.export_weights(str(path), model.state_dict(), dump, "prior")
     return model
 
 

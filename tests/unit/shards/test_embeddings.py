@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import checkpoints, storage
+from pipeline import storage, weights_file
 from pipeline.errors import DataError
 from pipeline.models.config import ClipConfig
 from pipeline.models.pictures import to_unit
@@ -36,7 +36,7 @@ def data(tmp_path_factory):
     torch.manual_seed(0)
     weights = str(folder / "clip.safetensors")
     config = ClipConfig.model_validate(CLIP)
-    checkpoints.export_weights(weights, build_clip(config).state_dict(), CLIP, "clip")
+    weights_file.export_weights(weights, build_clip(config).state_dict(), CLIP, "clip")
     return SimpleNamespace(curated=make_curated(folder, num_samples=25), weights=weights)
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from pipeline import checkpoints
+from pipeline import checkpoints, weights_file
 from pipeline.errors import ConfigError
 from pipeline.models.presets import build_clip
 from pipeline.training import spool
@@ -178,7 +178,7 @@ def first_steps(rank, world, uri, values):
 def test_every_task_can_be_cut(tmp_path, precision, tolerance):
     uri = str(tmp_path / "clip.safetensors")
     state = build_clip(CLIP).state_dict()
-    checkpoints.export_weights(uri, state, {"model": CLIP.model_dump(mode="json")}, "clip")
+    weights_file.export_weights(uri, state, {"model": CLIP.model_dump(mode="json")}, "clip")
     execution = {"num_workers": 2, "threads": 1, "checkpoint_every_s": 1, "strategy": "fsdp"}
     values = {"precision": precision, "execution": execution}
     expected = first_steps(0, 1, uri, values)

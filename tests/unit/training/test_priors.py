@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline import checkpoints, storage
+from pipeline import storage, weights_file
 from pipeline.draws import generator
 from pipeline.errors import ConfigError
 from pipeline.models.codes import fit_codes
@@ -85,7 +85,7 @@ def inputs(tmp_path_factory):
     torch.manual_seed(0)
     uri = str(folder / "clip.safetensors")
     state = build_clip(CLIP).state_dict()
-    checkpoints.export_weights(uri, state, {"model": CLIP.model_dump(mode="json")}, "clip")
+    weights_file.export_weights(uri, state, {"model": CLIP.model_dump(mode="json")}, "clip")
     z_img = np.stack([sample(position).z_img for position in range(256)])
     tables, _ = fit_codes(
         principal_components([z_img.astype(np.float16)], 8),
@@ -194,7 +194,7 @@ def clip_of_six(folder) -> Result:
     uri = str(folder / "clip" / "000000000000")
     weights = storage.join(uri, "weights.safetensors")
     task = {"task": {"type": "clip", "model": config.model_dump(mode="json")}}
-    checkpoints.export_weights(weights, build_clip(config).state_dict(), task, "clip")
+    weights_file.export_weights(weights, build_clip(config).state_dict(), task, "clip")
     entry = {"name": "weights.safetensors", "sha256": storage.sha256_of(weights)}
     return publish(uri, "clip", {"weights": entry})
 
@@ -226,7 +226,7 @@ def test_the_autoregressive_prior_trains_in_the_loop_and_says_how_many_codes(sta
     config = train_config(task=task, samples=80)
     settings = settings_for(config, stages, str(tmp_path), SPLIT)
     train_loop(settings)
-    state, published = checkpoints.load_weights(str(tmp_path / "weights.safetensors"))
+    state, published = weights_file.load_weights(str(tmp_path / "weights.safetensors"))
     assert published["task"]["type"] == "autoregressive_prior"
     found = state["codes.components"].shape[0]
     assert published["codes"]["num_components"] == found
@@ -264,5 +264,5 @@ def test_the_linear_prior_learns_what_captions_say_of_pictures(stages, tmp_path)
 
 def test_a_heavy_penalty_leaves_the_mean(stages, tmp_path):
     fit_linear_prior(linear(ridge=1e9), stages, str(tmp_path), Progress())
-    state, _ = checkpoints.load_weights(str(tmp_path / "weights.safetensors"))
+    state, _ = weights_file.load_weights(str(tmp_path / "weights.safetensors"))
     assert state["linear.weight"].abs().max() < 1e-6

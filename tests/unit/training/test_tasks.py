@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import checkpoints
+from pipeline import weights_file
 from pipeline.diffusion.config import BlurConfig, DiffusionConfig
 from pipeline.draws import generator
 from pipeline.errors import ConfigError, DataError
@@ -98,7 +98,7 @@ def inputs(tmp_path_factory):
     torch.manual_seed(0)
     uri = str(tmp_path_factory.mktemp("clip") / "clip.safetensors")
     state = build_clip(CLIP).state_dict()
-    checkpoints.export_weights(uri, state, {"model": CLIP.model_dump(mode="json")}, "clip")
+    weights_file.export_weights(uri, state, {"model": CLIP.model_dump(mode="json")}, "clip")
     return TaskInputs(clip_weights_uri=uri, z_mean=(0.0,) * 8, z_std=(1.0,) * 8)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline import checkpoints
+from pipeline import weights_file
 from pipeline.chain import given
 from pipeline.chain.stages import stages
 from pipeline.config import load_run, semantic
@@ -32,7 +32,7 @@ def weights(tmp_path):
     """A trained network of blocks, in our form."""
     torch.manual_seed(7)
     uri = str(tmp_path / "weights.safetensors")
-    checkpoints.export_weights(uri, Blocks().state_dict(), {"type": "test"}, "prior")
+    weights_file.export_weights(uri, Blocks().state_dict(), {"type": "test"}, "prior")
     return uri
 
 
@@ -137,6 +137,6 @@ def test_the_weights_enter_the_identity_and_their_place_does_not(weights, tmp_pa
     elsewhere = tmp_path / "elsewhere.safetensors"
     elsewhere.write_bytes(Path(weights).read_bytes())
     assert hashes(weights) == hashes(elsewhere)
-    checkpoints.export_weights(str(elsewhere), Blocks().state_dict(), {"type": "test"}, "prior")
+    weights_file.export_weights(str(elsewhere), Blocks().state_dict(), {"type": "test"}, "prior")
     assert hashes(weights) != hashes(elsewhere)
     assert given.removals_and_other_runs(load_run(RunFile, DEMO)) == {}
