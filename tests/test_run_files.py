@@ -5,9 +5,9 @@ import yaml
 
 from pipeline.chain.describe import describe_run
 from pipeline.config import load_run
+from pipeline.gpus import GPUS
 from pipeline.models import scales
 from pipeline.planning import text
-from pipeline.planning.gpus import GPUS
 from pipeline.planning.offers import Offer
 from pipeline.planning.trainings import trainings
 from pipeline.run_file import RunFile

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.gpus import CPU_HOUR_PRICE, Gpu, named
 from pipeline.planning.failures import FAILURES_PER_WORKER_HOUR, Cluster
-from pipeline.planning.gpus import CPU_HOUR_PRICE, Gpu, named
 from pipeline.run_file import RunFile
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from pipeline.evaluation.svg import Number
+from pipeline.gpus import MFU
 from pipeline.planning.data import Reading, Stored
 from pipeline.planning.failures import FAILURES_PER_WORKER_HOUR
-from pipeline.planning.gpus import MFU
 from pipeline.planning.plan import Plan
 from pipeline.planning.trainings import Training
 

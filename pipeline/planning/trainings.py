@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 
 from pipeline.errors import ConfigError
+from pipeline.gpus import CPU_FLOPS, MFU, USABLE_MEMORY
 from pipeline.models.config import ClipConfig, TextTowerConfig, VisionTowerConfig
 from pipeline.planning.failures import Advice, Saving, advice
-from pipeline.planning.gpus import CPU_FLOPS, MFU, USABLE_MEMORY
 from pipeline.planning.offers import Offer
 from pipeline.run_file import RunFile
 from pipeline.training.budget import Budget, budget
@@ -122,7 +122,6 @@ def _training(stage: str, config: TrainConfig, clip: ClipConfig | None, offer: O
 
 def _rate(config: TrainConfig, offer: Offer) -> float:
     """Operations per second of one GPU."""
-    is_half = config.precision == "bfloat16"
-    peak = offer.gpu.bf16_flops if is_half else offer.gpu.fp32_flops
+    peak = offer.gpu.peak_flops(config.precision)
     is_u_net = isinstance(config.task, DecoderTaskConfig | UpsamplerTaskConfig)
     return peak * (offer.mfu or MFU["u_net" if is_u_net else "transformer"])

@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.gpus import GPUS
 from pipeline.models import presets, scales
 from pipeline.models.config import DecoderConfig, PriorConfig, UpsamplerConfig
-from pipeline.planning.gpus import GPUS
 from pipeline.training.device import fixed_arithmetic
 from pipeline.training.ema import WeightAverage
 from pipeline.training.optim import adamw, masked_step, set_learning_rate

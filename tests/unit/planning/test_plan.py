@@ -8,9 +8,9 @@ from jobs.command import show_job
 from pipeline import results, storage
 from pipeline.config import load_run
 from pipeline.errors import ConfigError
+from pipeline.gpus import GPUS
 from pipeline.planning import text
 from pipeline.planning.data import EMBEDDING_EXTRA_BYTES, reading, stored, view_rate
-from pipeline.planning.gpus import GPUS
 from pipeline.planning.offers import Offer, offer
 from pipeline.planning.trainings import trainings
 from pipeline.run_file import RunFile

@@ -4,6 +4,7 @@ Peaks are the makers' dense figures of the SXM boards (L40S: PCIe), memory what 
 less than the label. Rents are round assumptions, to be replaced by an offer in hand.
 """
 
+import re
 from dataclasses import dataclass
 
 from pipeline.errors import ConfigError
@@ -35,6 +36,10 @@ class Gpu:
     price: float
     """Rent of one hour, dollars."""
 
+    def peak_flops(self, precision: str) -> float:
+        """Operations per second in a training's precision, ``bfloat16`` or ``float32``."""
+        return self.bf16_flops if precision == "bfloat16" else self.fp32_flops
+
 
 GPUS = {
     gpu.name: gpu
@@ -46,6 +51,17 @@ GPUS = {
         Gpu("b200", 178 * GIB, 2250e12, 75e12, 5.0),
     )
 }
+
+
+def of_device(device_name: str) -> Gpu | None:
+    """The accelerator that a driver calls so; None where the table does not tell its peak.
+
+    Boards with less power (PCIe, NVL) than the table's have other peaks.
+    """
+    words = set(re.split(r"[^a-z0-9]+", device_name.lower()))
+    if words & {"pcie", "nvl"}:
+        return None
+    return next((gpu for name, gpu in GPUS.items() if name in words), None)
 
 
 def named(name: str) -> Gpu:
