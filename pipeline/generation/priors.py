@@ -84,6 +84,14 @@ def draw_z_img(
     return draws[best, torch.arange(len(indices), device=best.device)]
 
 
+def uniform_on(
+    device: torch.device, seeds: Sequence[int], count: int
+) -> Float[Tensor, " batch draw"]:
+    """What the autoregressive prior draws from: numbers in [0, 1), each row of its own seed."""
+    rows = [np.random.Generator(np.random.Philox(key=[s, 0])).random(count) for s in seeds]
+    return torch.from_numpy(np.stack(rows).astype(np.float32)).to(device)
+
+
 def _bound(conditions: TextConditions, num: int, settings: PriorSampling) -> TextConditions:
     """The captions' rows, and with guidance as many of the empty caption behind them."""
     without = [num] * num if settings.guidance_scale != 1.0 else []
@@ -140,10 +148,8 @@ class AutoregressiveSampler:
         """One raw z_img per seed."""
         text = prior_conditions(_bound(conditions, len(seeds), settings), self.network.text_encoder)
         count = 1 + self.network.codes.num_components
-        rows = [np.random.Generator(np.random.Philox(key=[s, 0])).random(count) for s in seeds]
-        uniform = torch.from_numpy(np.stack(rows).astype(np.float32)).to(text.z_txt.device)
         return self.network.sample(
-            uniform,
+            uniform_on(text.z_txt.device, seeds, count),
             text.z_txt,
             text.text_states,
             text.text_mask,

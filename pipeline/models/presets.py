@@ -1,7 +1,7 @@
 """Builders from configurations, and sizes that are known to work."""
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from torch import nn
@@ -115,6 +115,11 @@ def load_clip(uri: str) -> ClipModel:
     return _load(uri, ClipConfig, build_clip)
 
 
+def clip_config(uri: str) -> ClipConfig:
+    """Sizes of a trained CLIP, without its weights."""
+    return _model_config(weights_file.read_config(uri), ClipConfig, uri)
+
+
 def load_prior(uri: str) -> DiffusionPrior:
     """A trained prior from its published weights."""
     return _load(uri, PriorConfig, build_prior)
@@ -133,14 +138,18 @@ def load_upsampler(uri: str) -> Upsampler:
 def _load(uri: str, kind: type[Config], build: Callable[[Config], Network]) -> Network:
     """Read weights and the model part of the configuration that lies with them."""
     state, config = weights_file.load_weights(uri)
+    network = build(_model_config(config, kind, uri))
+    weights_file.load_state(network, state, uri)
+    return network
+
+
+def _model_config(config: Mapping[str, Any], kind: type[Config], uri: str) -> Config:
     model = config.get("task", config)
     try:
-        network = build(kind.model_validate(model.get("model", model)))
+        return kind.model_validate(model.get("model", model))
     except ValidationError as error:
         told = describe(error, kind)
         raise CheckpointError(f"{uri} holds no {kind.__name__}: {told}") from error
-    weights_file.load_state(network, state, uri)
-    return network
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -8,7 +8,7 @@ import gzip
 import html
 import importlib.util
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Tokenizer:
         vocabulary += ["".join(pair) for pair in merges]
         self._id = {symbol: index for index, symbol in enumerate(vocabulary)}
         self._id |= {"<start_of_text>": START, "<end_of_text>": END}
+        self._symbols = vocabulary
         self._rank = {pair: rank for rank, pair in enumerate(merges)}
         self._known: dict[str, list[int]] = {}
 
@@ -71,6 +72,20 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str]) -> Int64[np.ndarray, " caption 77"]:
         """Encode captions and pad them with zeros."""
         return pad([self.encode(text) for text in texts])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The caption of ids as people read it: clean as `encode` made it, words apart.
+
+        Args:
+            ids: With or without marks; whatever stands behind the end mark is padding.
+        """
+        known = itertools.takewhile(lambda index: index != END, ids)
+        letters = "".join(self._symbols[index] for index in known if index != START)
+        bytes_of = {letter: byte for byte, letter in self._letter_of_byte.items()}
+        words = letters.replace("</w>", " ").split()
+        return " ".join(
+            bytes(bytes_of[letter] for letter in word).decode(errors="replace") for word in words
+        )
 
     def _word_ids(self, word: str) -> list[int]:
         if word in ("<start_of_text>", "<end_of_text>"):

@@ -3,6 +3,7 @@
 Dimension names: ``batch``; ``component``; ``bucket``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -13,11 +14,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
+from pipeline.generation.priors import uniform_on
 from pipeline.models.presets import build_autoregressive_prior
 from pipeline.models.prior_ar import AutoregressivePrior
 from pipeline.shards.loader import Sample
 from pipeline.training.codes import read_tables
 from pipeline.training.config import AutoregressivePriorTaskConfig
+from pipeline.training.health import NUM_DRAWN, draw_cosines
 from pipeline.training.inputs import FrozenText, TaskInputs, prior_text
 from pipeline.training.preparation import (
     caption_embedding,
@@ -36,6 +39,7 @@ class AutoregressivePriorTask:
     view_px: int | None = field(default=None, init=False)
     needs_embeddings: bool = field(default=True, init=False)
     whole_batch: bool = field(default=False, init=False)
+    num_judged: int | None = field(default=NUM_DRAWN, init=False)
 
     def __post_init__(self) -> None:
         """Prepare what every loss needs."""
@@ -77,6 +81,19 @@ class AutoregressivePriorTask:
             "nats_of_first_eighth": first.mean(),
         }
         return nats.mean(dim=1), metrics
+
+    def made(
+        self, model: nn.Module, batch: dict[str, Tensor], seeds: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """A draw for each caption, code by code, without guidance."""
+        prior, z_img = cast(AutoregressivePrior, model), batch["z_img"]
+        uniform = uniform_on(z_img.device, seeds, 1 + prior.codes.num_components)
+        text = prior_text(prior.text_encoder, self._text, batch)
+        return {"drawn": prior.sample(uniform, *text), "z_img": z_img, "z_txt": batch["z_txt"]}
+
+    def judge(self, made: dict[str, Tensor]) -> dict[str, float]:
+        """How close draws come to what they should be close to."""
+        return draw_cosines(**made)
 
     def pictures(
         self, model: nn.Module, batch: dict[str, Tensor]

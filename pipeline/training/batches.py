@@ -161,6 +161,20 @@ def _pinned(batch: Batch, pin: bool) -> Batch:
     return {name: value.pin_memory() for name, value in batch.items()} if pin else batch
 
 
+def held_out_batch(task: Task, source: SampleSource, config: TrainConfig, num: int) -> Batch | None:
+    """The first few held-out samples in one batch, the same for every worker; None without any.
+
+    Args:
+        task: Prepares them.
+        source: The split's samples.
+        config: Its seed chooses the samples and their draws, as for `validation_parts`.
+        num: Samples, at most.
+    """
+    places = source.held_out(config.seed, num).tolist()
+    samples = [source.sample(index, *place) for index, place in enumerate(places)]
+    return collate(task, samples, config.seed, "validation") if samples else None
+
+
 def validation_parts(
     task: Task,
     source: SampleSource,

@@ -3,7 +3,7 @@
 Dimension names: ``side`` (pixels); ``event`` (shape of what is diffused).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -71,11 +71,16 @@ def drawn_caption(sample: Sample, rng: np.random.Generator, drop_prob: float) ->
     """One caption drawn evenly, emptied with probability ``drop_prob``."""
     index = int(rng.integers(len(sample.captions)))
     if rng.random() < drop_prob:
-        return DrawnCaption(index, "", pad([tokenizer().encode("")])[0])
+        return replace(empty_caption(), index=index)
     text = sample.captions[index]
     if sample.text_tokens:
         return DrawnCaption(index, text, pad([sample.text_tokens[index].tolist()])[0])
     return DrawnCaption(index, text, pad([tokenizer().encode(text)])[0])
+
+
+def empty_caption() -> DrawnCaption:
+    """What stands for a caption that is dropped."""
+    return DrawnCaption(0, "", pad([tokenizer().encode("")])[0])
 
 
 def text_arrays(caption: DrawnCaption, text: TextInput) -> dict[str, np.ndarray]:

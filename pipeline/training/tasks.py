@@ -7,7 +7,8 @@ the number of workers nor the number of micro-batches changes what is learned.
 Dimension names: ``batch``; ``channel height width``; ``token``; ``dim`` (joint embedding).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from pipeline.diffusion import gaussian, losses
 from pipeline.diffusion.degradation import degrade
-from pipeline.diffusion.sampling import Process, ddim_sample
+from pipeline.diffusion.sampling import Process, ddim_sample, ddpm_sample, no_threshold
+from pipeline.generation.upsampling import noise_on
 from pipeline.models.clip import ClipModel
 from pipeline.models.decoder import Decoder
 from pipeline.models.pictures import to_bytes, to_unit
@@ -40,6 +42,8 @@ from pipeline.training.config import (
     UpsamplerTaskConfig,
 )
 from pipeline.training.contrastive import contrastive_loss
+from pipeline.training.guided import guided_pictures
+from pipeline.training.health import DRAW_STEPS, NUM_DRAWN, draw_cosines, retrieval
 from pipeline.training.inputs import (
     FrozenText,
     TaskInputs,
@@ -113,6 +117,7 @@ class ClipTask:
     config: ClipTaskConfig
     needs_embeddings: bool = field(default=False, init=False)
     whole_batch: bool = field(default=True, init=False)
+    num_judged: int | None = field(default=None, init=False)
 
     @property
     def view_px(self) -> int | None:
@@ -138,6 +143,16 @@ class ClipTask:
         per_row, hits = contrastive_loss(z_img, z_txt, scale, kind=self.config.loss)
         return per_row, {"batch_accuracy": hits.mean(), "logit_scale": scale.detach()}
 
+    def made(self, model: nn.Module, batch: Batch, seeds: Sequence[int]) -> Batch:
+        """Both embeddings, and the captions."""
+        clip, tokens = cast(ClipModel, model), batch["text_tokens"]
+        z_img, (z_txt, _) = clip.encode_image(to_unit(batch["image"])), clip.encode_text(tokens)
+        return {"z_img": z_img, "z_txt": z_txt, "text_tokens": tokens}
+
+    def judge(self, made: Batch) -> dict[str, float]:
+        """How well captions find their pictures."""
+        return retrieval(**made)
+
     def pictures(self, model: nn.Module, batch: Batch) -> UInt8[Tensor, " n 3 height width"] | None:
         """CLIP makes no pictures."""
         return None
@@ -152,6 +167,7 @@ class PriorTask:
     view_px: int | None = field(default=None, init=False)
     needs_embeddings: bool = field(default=True, init=False)
     whole_batch: bool = field(default=False, init=False)
+    num_judged: int | None = field(default=NUM_DRAWN, init=False)
 
     def __post_init__(self) -> None:
         """Prepare what every loss needs."""
@@ -185,6 +201,24 @@ class PriorTask:
         per_sample = losses.simple_loss(output, target)
         parts = losses.loss_by_step(per_sample, batch["t"], self.config.diffusion.num_steps)
         return per_sample, {"cosine_to_z_img": cosine.mean(), **parts}
+
+    def made(self, model: nn.Module, batch: Batch, seeds: Sequence[int]) -> Batch:
+        """A draw for each caption by ancestral sampling in few steps, without guidance."""
+        prior, z_img = cast(DiffusionPrior, model), batch["z_img"]
+        text = prior_text(prior.text_encoder, self._text, batch)
+        process = self._process.to(z_img)
+        drawn = ddpm_sample(
+            lambda z_t, t: prior(z_t, t, *text),
+            process,
+            noise_on(z_img.device, seeds, z_img.shape[1:]),
+            min(DRAW_STEPS, len(process.alpha_bar)),
+            threshold=no_threshold,
+        )
+        return {"drawn": prior.unwhiten(drawn), "z_img": z_img, "z_txt": text[0]}
+
+    def judge(self, made: Batch) -> dict[str, float]:
+        """How close draws come to what they should be close to."""
+        return draw_cosines(**made)
 
     def pictures(self, model: nn.Module, batch: Batch) -> UInt8[Tensor, " n 3 height width"] | None:
         """A prior makes no pictures."""
@@ -269,6 +303,12 @@ class DecoderTask:
         process = self._process.to(few["eps"])
         return to_bytes(ddim_sample(denoise, process, lambda _: few["eps"], PREVIEW_STEPS))
 
+    def guided_pictures(
+        self, model: nn.Module, batch: Batch
+    ) -> UInt8[Tensor, " scale n 3 height width"]:
+        """The batch's samples at several guidance scales."""
+        return guided_pictures(cast(Decoder, model), self._text, self._process, batch)
+
 
 @dataclass
 class UpsamplerTask:
@@ -327,6 +367,16 @@ class UpsamplerTask:
             lambda x_t, t: model(x_t, t, low_res), process, lambda _: few["eps"], PREVIEW_STEPS
         )
         return to_bytes(made)
+
+
+def undropped(task: Task) -> Task:
+    """The same task, whose samples keep every condition; all other draws stay as they are."""
+    if isinstance(task, PriorTask | AutoregressivePriorTask):
+        return replace(task, config=task.config.model_copy(update={"caption_drop_prob": 0.0}))
+    if isinstance(task, DecoderTask):
+        drops = {"caption_drop_prob": 0.0, "z_img_drop_prob": 0.0}
+        return replace(task, config=task.config.model_copy(update=drops))
+    return task
 
 
 def build_task(config: TaskConfig, inputs: TaskInputs) -> Task:

@@ -70,3 +70,12 @@ def test_padding_is_zero_behind_the_end_mark():
     assert rows.dtype == np.int64
     assert not rows[0, 5:].any()
     assert not rows[1, 2:].any()
+
+
+@pytest.mark.parametrize("text", ["", "A  red circle", "it's 3 o'clock", "schön 日本語", "a_b, c!"])
+def test_ids_become_words_again(text):
+    own = tokenizer()
+    ids = own.encode(text)
+    read = own.decode([*ids, 0, 0])
+    assert read.replace(" ", "") == text.replace(" ", "").lower()
+    assert own.encode(read) == ids
