@@ -13,7 +13,16 @@ from typing import Any
 
 from pipeline import outbox, storage
 from pipeline.outbox import Outbox
-from pipeline.tracking_store import PARENT, STEP, Book, Sender, TrackingConfig, store_uri
+from pipeline.tracking_store import (
+    AT_MS,
+    PARENT,
+    STEP,
+    WHEN,
+    Book,
+    Sender,
+    TrackingConfig,
+    store_uri,
+)
 
 OUTBOX = "tracking"
 """Folder, in the output folder, of what is not sent yet."""
@@ -138,38 +147,30 @@ class StageRun:
         """Keep the stage's whole configuration as an artifact."""
         self._add(self._key, "config", content=dict(config))
 
-    def publish(self, records: Sequence[Mapping[str, float]]) -> None:
-        """Hand over spool records (``samples_seen`` and metrics), each once.
+    def publish(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Hand over spool records (``samples_seen`` and metrics), each number once.
 
         Args:
-            records: In order; those of an earlier call may come again.
+            records: The numbers of each name in order; those of an earlier call may come again.
         """
-        new = []
-        for record in records:
-            left = self._unpublished(record)
-            if left:
-                new.append(left)
-                self._note_published(record)
+        new = [left for left in map(self._unpublished, records) if left]
         if new:
             self._add(self._key, "metrics", records=new)
             self._book.save()
 
-    def _unpublished(self, record: Mapping[str, float]) -> dict[str, float] | None:
-        """What of a record was not handed over: several may share the newest step."""
-        step, last = record[STEP], self._entry["published"]
-        known = self._entry.get("published_names", []) if step == last else []
-        left = {name: value for name, value in record.items() if name not in known}
-        return left if step >= last and len(left) > 1 else None
+    def _unpublished(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a record was not handed over, and is from now on.
 
-    def _note_published(self, record: Mapping[str, float]) -> None:
-        step = int(record[STEP])
-        known = self._entry.get("published_names", []) if step == self._entry["published"] else []
-        self._entry["published"] = step
-        self._entry["published_names"] = sorted({*known, *record} - {STEP})
+        Every name has its own place: what looks from outside find comes after later steps.
+        """
+        place, known = int(record.get(AT_MS, record[STEP])), self._entry["published"]
+        names = [n for n in record if n not in WHEN and place > known.get(n, -1)]
+        known.update(dict.fromkeys(names, place))
+        return {name: record[name] for name in [*names, *WHEN] if name in record} if names else {}
 
-    def log_picture(self, path: Path, samples_seen: int) -> None:
-        """Keep a picture grid under its step."""
-        self._add(self._key, "picture", path=str(path.resolve()), step=samples_seen)
+    def log_picture(self, path: Path, samples_seen: int, kind: str = "grid") -> None:
+        """Keep a picture grid under its step; ``kind`` names the series it belongs to."""
+        self._add(self._key, "picture", path=str(path.resolve()), step=samples_seen, kind=kind)
 
     def finish(self, status: str, metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
         """Close the run; arguments as for ``Tracking.finish``."""

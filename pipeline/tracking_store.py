@@ -22,6 +22,9 @@ PARENT = "parent"
 KEY_TAG = "unclip.key"
 """Names a run before the server does: should a creation be repeated, the run is found again."""
 STEP = "samples_seen"
+AT_MS = "at_ms"
+"""Unix time of a record that is one of a machine, not of a step."""
+WHEN = (STEP, AT_MS)
 BATCH = 500  # MLflow takes at most 1,000 metrics a call
 PASSING = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"})
 """MLflow's codes of errors that say nothing about the message."""
@@ -66,8 +69,11 @@ class Book:
         return self.state["stages"].get(key, {}).get("run_id")
 
     def entry(self, key: str) -> dict[str, Any]:
-        """What is known of a stage's run: its id, and how far its metrics were handed over."""
-        return self.state["stages"].setdefault(key, {"run_id": None, "published": -1})
+        """What is known of a stage's run: its id, and how far each metric was handed over."""
+        entry = self.state["stages"].setdefault(key, {"run_id": None, "published": {}})
+        if not isinstance(entry["published"], dict):  # as 0.1.0 wrote it: one place for all
+            entry["published"] = dict.fromkeys(entry.pop("published_names", []), entry["published"])
+        return entry
 
     def name_run(self, key: str, run_id: str) -> None:
         """Note the id that the store has given."""
@@ -171,10 +177,10 @@ class Sender:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(name, float(value), message["at_ms"], int(record[STEP]))
+            Metric(name, float(value), record.get(AT_MS, message["at_ms"]), int(record[STEP]))
             for record in message["records"]
             for name, value in record.items()
-            if name != STEP
+            if name not in WHEN
         ]
         for start in range(0, len(metrics), BATCH):
             self._client.log_batch(self._run(key), metrics=metrics[start : start + BATCH])
@@ -189,7 +195,7 @@ class Sender:
             self._client.log_image(
                 self._run(key),
                 picture.convert("RGB"),
-                key="grid",
+                key=message.get("kind", "grid"),
                 step=message["step"],
                 timestamp=message["at_ms"],
                 synchronous=True,

@@ -166,6 +166,12 @@ class TrainExecution(StrictModel):
     shard_workers: int | None = Field(default=None, ge=1)
     """Workers that hold one model together under hsdp, such as those of a node; divides their
     number."""
+    validate_on: Literal["worker", "side"] = "worker"
+    """Workers look at held-out samples and draw pictures themselves, and training stands still so
+    long; or a Ray task of its own does, on whichever node has ``threads`` CPUs free, and training
+    goes on. The numbers are the same."""
+    validate_gpus: int = Field(default=0, ge=0, le=1)
+    """1 gives that task a GPU of its own."""
     checkpoint_every_s: float = Field(gt=0)
     """Seconds between checkpoints; one that is due while another is being written waits for it."""
     keep_checkpoints: int = Field(default=2, ge=1)
@@ -194,6 +200,12 @@ class TrainExecution(StrictModel):
     def _decoders_are_stated(self) -> "TrainExecution":
         if self.decode_on == "cluster" and not self.decoders:
             raise ValueError("decode_on=cluster with decoders=0: say how many each worker has")
+        return self
+
+    @model_validator(mode="after")
+    def _a_gpu_has_a_user(self) -> "TrainExecution":
+        if self.validate_gpus and self.validate_on == "worker":
+            raise ValueError("validate_gpus=1 with validate_on=worker: say validate_on=side")
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ A thread looks now and then; a tracker that fails never stops a training.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,16 +12,19 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.progress import Bar, Progress
+from pipeline.training.node import READ_EVERY_S, SYSTEM
 from pipeline.training.settings import LoopSettings
+from pipeline.training.side import SideLooks
 from pipeline.training.spool import STEP, SpoolTail
 from pipeline.training.stragglers import Stragglers
+from pipeline.training.validation import GRIDS
 
 WATCH_EVERY_S = 0.5
 
 OnMetrics = Callable[[Sequence[Mapping[str, Any]]], Any]
 """Takes spool records in order; records that were given before may come again after a restart."""
-OnGrid = Callable[[Path, int], Any]
-"""Takes a picture grid and its ``samples_seen``."""
+OnGrid = Callable[[Path, int, str], Any]
+"""Takes a picture grid, its ``samples_seen``, and what it is: ``grid`` or ``guidance``."""
 
 
 @contextmanager
@@ -42,20 +46,28 @@ def followed(
     """
     total = settings.num_steps * settings.config.global_batch_size
     with progress.stage(name, total=total, unit="samples") as bar:
-        watcher = _Watcher(settings.uri, progress, bar, on_metrics, on_grid)
+        watcher = _Watcher(settings, progress, bar, on_metrics, on_grid)
         with watcher.running():
             yield
-        watcher.look()
+        watcher.look_last()
 
 
 class _Watcher:
     """Follows a stage's folder from the driver: bar, metrics, pictures."""
 
     def __init__(
-        self, uri: str, progress: Progress, bar: Bar, on_metrics: OnMetrics, on_grid: OnGrid
+        self,
+        settings: LoopSettings,
+        progress: Progress,
+        bar: Bar,
+        on_metrics: OnMetrics,
+        on_grid: OnGrid,
     ) -> None:
-        self._tail, self._grids, self._seen = SpoolTail(uri), storage.join(uri, "grids"), set()
+        uri, on_side = settings.uri, settings.config.execution.validate_on == "side"
+        self._tail, self._grids, self._seen = SpoolTail(uri), storage.join(uri, GRIDS), set()
         self._progress, self._bar, self._stragglers = progress, bar, Stragglers(uri)
+        self._side = SideLooks(settings, progress.say) if on_side else None
+        self._uri, self._nodes, self._nodes_due_s = uri, dict[str, SpoolTail](), 0.0
         self._on_metrics, self._on_grid = on_metrics, on_grid
         self._complained = False
 
@@ -85,6 +97,9 @@ class _Watcher:
             for message in self._stragglers.messages(records):
                 self._progress.say(message)
         try:
+            records += self._of_nodes()
+            if self._side is not None:
+                records += self._side.advance()
             if records:
                 self._on_metrics(records)
             self._pass_grids_on()
@@ -93,10 +108,28 @@ class _Watcher:
                 self._progress.say(f"tracking failed, training goes on: {error}")
             self._complained = True
 
+    def look_last(self) -> None:
+        """Pass on what is left, to the last look of others."""
+        self._nodes_due_s = 0.0
+        self.look()
+        while self._side is not None and self._side.is_busy:
+            time.sleep(WATCH_EVERY_S)
+            self.look()
+
+    def _of_nodes(self) -> list[dict[str, Any]]:
+        """What nodes told of themselves; there may be many, so they are asked less often."""
+        if time.monotonic() < self._nodes_due_s:
+            return []
+        self._nodes_due_s = time.monotonic() + READ_EVERY_S
+        for node in storage.list_names(storage.join(self._uri, SYSTEM)):
+            self._nodes.setdefault(node, SpoolTail(self._uri, storage.join(SYSTEM, node)))
+        return [record for tail in self._nodes.values() for record in tail.new_records()]
+
     def _pass_grids_on(self) -> None:
         for name in storage.list_names(self._grids):
             if name in self._seen:
                 continue
             self._seen.add(name)
             path = storage.local_path(storage.join(self._grids, name))
-            self._on_grid(path, int(name.removesuffix(".png")))
+            step, _, kind = name.removesuffix(".png").partition("-")
+            self._on_grid(path, int(step), kind or "grid")

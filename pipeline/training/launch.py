@@ -24,6 +24,7 @@ from ray.train.torch import TorchTrainer
 from pipeline import checkpoints, errors, storage
 from pipeline.config import semantic
 from pipeline.errors import ConfigError, DataError, PipelineError, StorageError
+from pipeline.models.presets import clip_config
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.runtime import require_cpus
@@ -46,6 +47,7 @@ from pipeline.training.inputs import task_inputs
 from pipeline.training.loop import SUMMARY, WEIGHTS, train_loop
 from pipeline.training.notices import passed_on
 from pipeline.training.settings import LoopSettings
+from pipeline.training.side import found_at_the_end
 from pipeline.training.spool import work_intervals
 from pipeline.training.starting import checkpoint_of, weights_of
 from pipeline.training.tasks import build_task
@@ -90,9 +92,22 @@ def train(
     if config.branch is not None and not _has_begun(uri):
         left = checkpoint_of(config.branch, uri, config.global_batch_size)
         settings = replace(settings, branch_uri=left)
-    fit(settings, name, progress, on_metrics, on_grid)
+    if config.execution.gpus_per_worker:
+        settings = replace(settings, flops_per_sample=_flops_per_sample(config, inputs))
+    fit(replace(settings, asked_s=started), name, progress, on_metrics, on_grid)
     intervals = [interval for interval in work_intervals(uri) if interval[0] >= started]
     return StageOutput(_content(uri), intervals)
+
+
+def _flops_per_sample(config: TrainConfig, inputs: Mapping[str, Result]) -> float:
+    """Operations of one sample, which takes seconds to count on shapes alone."""
+    from pipeline.training.budget import budget
+
+    clip = inputs.get("clip")
+    if clip is None:
+        return budget(config).training_flops
+    uri = storage.join(clip.uri, clip.content["weights"]["name"])
+    return budget(config, clip_config(uri)).training_flops
 
 
 def _verified(uri: str, sha256: str) -> str:
@@ -204,11 +219,15 @@ def fit(
     """
     execution = settings.config.execution
     workers, remote = execution.min_workers or execution.num_workers, 0
-    if execution.decoders and execution.decode_on == "cluster":
-        workers = execution.num_workers  # all that may come: they would take the decoders' CPUs
+    if execution.decode_on == "cluster" or execution.validate_on == "side":
+        workers = execution.num_workers  # all that may come: they would take the others' CPUs
+    if execution.decode_on == "cluster":
         remote = execution.decoders * max(1, workers)
+    if execution.validate_on == "side":
+        remote += execution.threads
     require_cpus(workers * execution.threads + remote, f"training of {name}")
-    require_cpus(max(1, workers) * execution.gpus_per_worker, f"training of {name}", "GPU")
+    gpus = max(1, workers) * execution.gpus_per_worker + execution.validate_gpus
+    require_cpus(gpus, f"training of {name}", "GPU")
     with followed(settings, name, progress, on_metrics, on_grid):
         # A call that died after its last write finds everything done.
         if not storage.exists(storage.join(settings.uri, SUMMARY)):
@@ -338,6 +357,7 @@ def _remove_file(uri: str) -> None:
 
 def _content(uri: str) -> dict[str, Any]:
     summary = storage.read_json(storage.join(uri, SUMMARY))
+    summary["final"] = summary["final"] or found_at_the_end(uri, summary["samples"])
     weights = storage.join(uri, WEIGHTS)
     return {
         "weights": {

@@ -8,6 +8,7 @@ one step late.
 """
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ from pipeline.training.device import Late, Stopwatch, fixed_arithmetic, on_devic
 from pipeline.training.ema import WeightAverage
 from pipeline.training.feeding import fed_parts
 from pipeline.training.moments import Moments
+from pipeline.training.node import metered
 from pipeline.training.notices import Notices
 from pipeline.training.optim import (
     adamw,
@@ -62,9 +64,10 @@ def train_loop(settings: LoopSettings, rank: int = 0, world: int = 1) -> None:
     with fixed_arithmetic(config.execution.threads, settings.device, config.precision):
         trainer = _Trainer(settings, rank, world)
         try:
-            trainer.resume()
-            trainer.run()
-            trainer.finish()
+            with trainer.metered():
+                trainer.resume()
+                trainer.run()
+                trainer.finish()
         finally:
             trainer.checkpointer.close()
 
@@ -102,7 +105,7 @@ class _Trainer:
         self.nonfinite_steps: list[int] = []
         self.moments = Moments(settings, self.layout, rank, world)
         self.report = Report(settings, rank)
-        self.report.introduce(world)
+        self.node = self.report.introduce(world)
         self.notices = Notices(settings.uri)
         self.own_time, self.waited_s = Stopwatch(settings.device), 0.0
         self.checkpoint_uri = storage.join(settings.uri, "checkpoints")
@@ -110,6 +113,12 @@ class _Trainer:
             self.checkpoint_uri, config.execution.keep_checkpoints, rank, world
         )
         self.last_checkpoint = time.monotonic()
+
+    def metered(self) -> AbstractContextManager[None]:
+        """What the node does meanwhile is kept, by the first of its workers."""
+        if self.node is None:
+            return nullcontext()
+        return metered(self.settings.uri, self.node, lambda: self.samples_seen)
 
     def _open_loader(self) -> Loader:
         config, settings = self.config, self.settings
@@ -157,11 +166,15 @@ class _Trainer:
     def checkpoint(self) -> None:
         """Begin a checkpoint of this moment; every worker calls it.
 
-        It is complete only after the metrics up to it lie beside it.
+        It is complete only after the metrics, and the weights to look at, up to it lie beside it.
         """
         self._read_late()
-        self.checkpointer.start(self._state(), self.samples_seen, before=self.report.flush)
+        self.checkpointer.start(self._state(), self.samples_seen, before=self._leave_all)
         self.last_checkpoint = time.monotonic()
+
+    def _leave_all(self) -> None:
+        self.moments.wait()
+        self.report.flush()
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -304,15 +317,18 @@ class _Trainer:
     # -- what people see -----------------------------------------------------------------------
 
     def _look(self) -> dict[str, float]:
+        started = time.monotonic()
         found = self.moments.look(self.ema, self.samples_seen)
-        self.report.add(self.samples_seen, found)
+        stop = {"validation_stop_s": time.monotonic() - started}
+        self.report.add(self.samples_seen, found | stop)
         return found
 
     def finish(self) -> None:
         """Last checkpoint, final numbers, published weights."""
         if checkpoints.latest(self.checkpoint_uri) is None or self.late is not None:
             self.checkpoint()
-        final = self._look()
+        final = self._look() if self.moments.are_here else {}
+        self.moments.wait()
         self.checkpointer.wait()
         state = self.layout.published(self.ema.state())
         if self.rank == 0:

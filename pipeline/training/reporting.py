@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline import storage
+from pipeline import gpus, storage
 from pipeline.training.settings import LoopSettings
-from pipeline.training.spool import Spool
+from pipeline.training.spool import Spool, work_intervals
 from pipeline.training.stragglers import WORKERS
 
 LOG_POINTS = 200
@@ -25,11 +25,18 @@ class Report:
 
     def __init__(self, settings: LoopSettings, rank: int) -> None:
         """Nothing is counted yet; rank 0 begins a new file of points."""
-        self._settings = settings
+        self._settings, self._rank = settings, rank
         self.spool = Spool(settings.uri) if rank == 0 else None
         self.metric_names: list[str] = []
         """Of the task, in the order of the totals."""
         self._window = torch.zeros(0, dtype=torch.float64, device=settings.device)
+        self._peak_flops: float | None = None
+        self._once: dict[str, float] = {}
+        asked_s = settings.asked_s or time.time()
+        # Of a group that starts again: since the one before told of itself for the last time.
+        self._since_s: float | None = max(
+            [asked_s, *(end for _, end in work_intervals(settings.uri))]
+        )
         self._every = max(1, min(LOG_EVERY_AT_MOST, settings.num_steps // LOG_POINTS))
         self._begin()
 
@@ -39,13 +46,20 @@ class Report:
         self._waited_s = 0.0
         self._own_s: list[list[float]] = []
 
-    def introduce(self, world: int) -> None:
-        """Write down on which machine each worker is; every worker calls it."""
-        machines = [socket.gethostname()] * world
+    def introduce(self, world: int) -> str | None:
+        """Write down on which machine each worker is; every worker calls it.
+
+        Returns:
+            Name of the machine, to the first of its workers alone.
+        """
+        own = socket.gethostname()
+        machines = [own] * world
         if world > 1:
-            dist.all_gather_object(machines, socket.gethostname())
+            dist.all_gather_object(machines, own)
         if self.spool is not None:
             storage.write_json(storage.join(self._settings.uri, WORKERS), machines)
+        self._peak_flops = _peak_flops(self._settings, world)
+        return own if machines.index(own) == self._rank else None
 
     def state(self) -> Tensor:
         """The sums, as a checkpoint holds them."""
@@ -85,10 +99,14 @@ class Report:
 
     def after(self, step: int) -> None:
         """Spool a point where one is due after ``step`` finished steps."""
+        if self._since_s is not None:
+            self._once = {"time_to_first_step_s": time.time() - self._since_s}
+            self._since_s = None
         if step % self._every == 0 or step == self._settings.num_steps:
             if self.spool is not None:
                 samples_seen = step * self._settings.config.global_batch_size
-                self.spool.add(samples_seen, self._means() | self._stragglers())
+                self.spool.add(samples_seen, self._means() | self._stragglers() | self._once)
+                self._once = {}
             self._begin()
 
     def add(self, samples_seen: int, values: dict[str, float]) -> None:
@@ -108,10 +126,14 @@ class Report:
         names = ["gradient_norm", "loss", *self.metric_names]
         means = {name: total / good for name, total in zip(names, sums, strict=False) if good}
         steps = good + bad
+        samples_per_s = steps * self._settings.config.global_batch_size / elapsed
+        if self._peak_flops and self._settings.flops_per_sample:
+            # Model FLOPs utilisation: Chowdhery et al. 2022 (PaLM), App. B.
+            means["mfu"] = samples_per_s * self._settings.flops_per_sample / self._peak_flops
         return means | {
             "learning_rate": rate / steps,
             "nonfinite_steps": bad,
-            "samples_per_s": steps * self._settings.config.global_batch_size / elapsed,
+            "samples_per_s": samples_per_s,
             "data_wait_share": self._waited_s / elapsed,
         }
 
@@ -124,3 +146,11 @@ class Report:
             "own_step_s_slowest": max(means),
             "slowest_worker": means.index(max(means)),
         }
+
+
+def _peak_flops(settings: LoopSettings, world: int) -> float | None:
+    """Of all workers together, per second; None on CPUs and on GPUs whose peak nobody states."""
+    if settings.device == "cpu":
+        return None
+    gpu = gpus.of_device(torch.cuda.get_device_name(settings.device))
+    return None if gpu is None else world * gpu.peak_flops(settings.config.precision)

@@ -35,6 +35,10 @@ class LoopSettings:
     """Memory per worker for shards and decoded pictures beyond the open shards."""
     device: str = "cpu"
     """Where a worker computes: cpu, or its own GPU."""
+    asked_s: float | None = None
+    """Unix time at which the driver was asked to train."""
+    flops_per_sample: float | None = None
+    """Operations of one sample in training, where somebody has counted them."""
 
     @property
     def disk_cache(self) -> DiskCache | None:

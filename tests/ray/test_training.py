@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,17 +17,19 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import checkpoints
-from pipeline.errors import DataError, PreemptedError
+from pipeline.errors import ConfigError, DataError, PreemptedError
 from pipeline.progress import Progress
 from pipeline.runtime import RayConfig, prepare_environment, ray_session
 from pipeline.shards.loader import Loader, Share
 from pipeline.shards.sampler import Order
+from pipeline.storage import read_json
 from pipeline.training import spool
 from pipeline.training.decoder_actor import ActorDecoder
 from pipeline.training.decoder_child import Told, open_loader
 from pipeline.training.feeding import fed_parts
 from pipeline.training.launch import fit
 from pipeline.training.loop import train_loop
+from pipeline.training.side import found_at_the_end
 from tests.synthetic import (
     DyingTask,
     PictureTask,
@@ -64,7 +66,7 @@ def run(settings):
         "test",
         Progress(io.StringIO()),
         on_metrics=records.extend,
-        on_grid=lambda path, step: grids.append((path, step)),
+        on_grid=lambda path, step, kind: grids.append((path, step)),
     )
     return records, grids
 
@@ -160,7 +162,7 @@ def test_a_slow_worker_is_named(dataset, tmp_path):
     said = io.StringIO()
     task = SlowTask(seconds=0.02, slow_rank=1)
     settings = loop_settings(dataset, tmp_path / "slow", config=config(2), task=task)
-    fit(settings, "test", Progress(said), lambda records: None, lambda path, step: None)
+    fit(settings, "test", Progress(said), lambda records: None, lambda *_: None)
     told = [line for line in said.getvalue().splitlines() if "all wait for it" in line]
     assert len(told) == 1
     assert f"worker 1 on {socket.gethostname()}" in told[0]
@@ -190,6 +192,81 @@ def test_decoders_on_the_cluster_make_the_same_batches_and_are_missed_when_gone(
         decoder.ask(1)
         with pytest.raises(RuntimeError, match=r"decoder 0 of 2 of worker 0 is gone"):
             decoder.rows(1)
+
+
+@dataclass
+class LookedAtTask(RegressionTask):
+    """Dies, or fails, the first time that somebody looks at it."""
+
+    marker: str = ""
+    dies: bool = True
+
+    def loss(self, model, batch):
+        if not model.training and not Path(self.marker).exists():
+            Path(self.marker).touch()
+            if self.dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ZeroDivisionError
+        return super().loss(model, batch)
+
+
+def found(points):
+    """What looks found, by step; how long a training stood still for them is left out."""
+    looks = {
+        p["samples_seen"]: {n: v for n, v in p.items() if n.startswith("validation_")}
+        for p in points
+    }
+    for look in looks.values():
+        look.pop("validation_stop_s", None)
+    return {step: look for step, look in looks.items() if look}
+
+
+def grids_of(settings):
+    return {path.name: path.read_bytes() for path in Path(settings.uri, "grids").iterdir()}
+
+
+def test_looks_from_the_side_find_the_same_though_driver_and_task_die(dataset, tmp_path):
+    own = loop_settings(dataset, tmp_path / "own", config=config(0))
+    train_loop(own)
+    task = LookedAtTask(marker=str(tmp_path / "died"))
+    side = config(0, validate_on="side")
+    settings = loop_settings(dataset, tmp_path / "side", config=side, task=task)
+    train_loop(settings)  # nobody follows it: the weights of all moments wait
+    waiting = sorted(path.name for path in Path(settings.uri, "looks").iterdir())
+    assert waiting == [f"{step:012d}.safetensors" for step in (40, 80, 120)]
+    records, grids = run(settings)
+    assert (tmp_path / "died").exists()
+    assert found(records) == found(spool.read(settings.uri)) == found(spool.read(own.uri))
+    assert list(found(records)) == [40, 80, 120, 160]
+    assert found_at_the_end(settings.uri, 160) == read_json(f"{own.uri}/loop.json")["final"]
+    assert grids_of(settings) == grids_of(own)
+    assert [step for _, step in grids] == [40, 80, 120, 160]
+    left = sorted(path.name for path in Path(settings.uri, "looks").iterdir())
+    assert left == [f"{step:012d}.json" for step in (40, 80, 120, 160)]
+    assert not found(run(settings)[0]).keys() - {40, 80, 120, 160}
+
+
+def test_a_look_that_fails_is_missing_and_stops_nothing(dataset, tmp_path):
+    task = LookedAtTask(marker=str(tmp_path / "failed"), dies=False)
+    side = config(0, validate_on="side")
+    settings = loop_settings(dataset, tmp_path / "side", config=side, task=task)
+    said = io.StringIO()
+    records = []
+    fit(settings, "test", Progress(said), records.extend, lambda *_: None)
+    assert found(records)[40] == {"validation_missing": 1.0}
+    assert all(found(records)[step]["validation_loss"] > 0 for step in (80, 120, 160))
+    assert "the look at 40 samples is missing, training goes on: ZeroDivisionError" in (
+        said.getvalue()
+    )
+    assert weights(settings)
+    nodes = {name for record in records for name in record if name.startswith("system/")}
+    assert f"system/{socket.gethostname()}/cpu_share" in nodes
+
+
+def test_a_side_task_that_nobody_has_room_for_is_refused(dataset, tmp_path):
+    settings = loop_settings(dataset, tmp_path, config=config(2, validate_on="side"))
+    with pytest.raises(ConfigError, match="wants 3 CPUs, the Ray cluster has 2"):
+        run(settings)
 
 
 class WithoutDropout(RegressionTask):
