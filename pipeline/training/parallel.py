@@ -18,7 +18,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from pipeline.errors import ConfigError
@@ -201,6 +206,9 @@ class Sharded(Replicated):
                 mp_policy=policy,
                 ignored_params=set(self._single),
             )
+        for block in blocks:
+            if hasattr(block, "extend"):  # what draws token by token asks for instead
+                register_fsdp_forward_method(block, "extend")
         for module in self._root.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)

@@ -21,8 +21,10 @@ from pipeline.training.parallel import lay_out
 from pipeline.training.tasks import build_task
 from tests.gloo import Error, run_on
 from tests.synthetic import BlockTask, loop_settings, make_dataset, train_config
+from tests.unit.training import test_priors
 from tests.unit.training.test_tasks import CLIP
 
+code_inputs = test_priors.inputs
 TOLERANCE = 1e-5
 SAMPLES = 320
 
@@ -186,6 +188,28 @@ def test_every_task_can_be_cut(tmp_path, precision, tolerance):
         assert not isinstance(found, Error), found
         for name, numbers in expected.items():
             assert found[name] == pytest.approx(numbers, rel=tolerance), name
+
+
+def drawn_by_codes(rank, world, inputs, values):
+    """What an autoregressive prior draws, code by code; its blocks are asked past ``forward``."""
+    from tests.unit.training.test_priors import batch_of, task_config
+
+    task = build_task(task_config(), inputs)
+    torch.manual_seed(0)
+    layout = lay_out(task.build().eval(), train_config(**values), "cpu", rank, world)
+    batch = batch_of(task, range(4))
+    with torch.no_grad():
+        return layout.compute(lambda model, some: task.made(model, some, range(4)), batch)["drawn"]
+
+
+@pytest.mark.slow  # starts processes
+def test_a_prior_that_is_cut_draws_code_by_code(code_inputs):
+    execution = {"num_workers": 2, "threads": 1, "checkpoint_every_s": 1, "strategy": "fsdp"}
+    values = {"execution": execution}
+    expected = drawn_by_codes(0, 1, code_inputs, values)
+    for found in run_on(2, drawn_by_codes, code_inputs, values):
+        assert not isinstance(found, Error), found
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def train_compiled(rank, world, settings):
