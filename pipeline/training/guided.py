@@ -19,7 +19,7 @@ from pipeline.training.preparation import empty_caption, text_arrays
 SCALES = (1.0, 2.0, 4.0, 8.0)
 NUM_GUIDED = 4
 """Samples whose pictures are shown at every scale."""
-STEPS = 20
+STEPS = 10
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pipeline.training import guided, tasks
 from pipeline.training.health import Judged, draw_cosines, retrieval
 from pipeline.training.tasks import build_task, undropped
 from tests.unit.training import test_priors, test_tasks
@@ -90,7 +91,8 @@ def test_undropped_samples_keep_every_condition_and_all_other_draws(inputs):
             assert kept["has_z_img"].all()
 
 
-def test_guidance_of_scale_one_is_none_and_more_moves_away(inputs):
+def test_guidance_of_scale_one_is_none_and_more_moves_away(inputs, monkeypatch):
+    monkeypatch.setattr(tasks, "PREVIEW_STEPS", guided.STEPS)
     task = undropped(build_task(test_tasks.configs()["decoder"], inputs))
     torch.manual_seed(0)
     model = task.build()
