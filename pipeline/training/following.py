@@ -101,11 +101,9 @@ class _Watcher:
             for message in self._stragglers.messages(records):
                 self._progress.say(message)
         try:
-            records += self._of_nodes()
-            if self._side is not None:
-                records += self._side.advance()
-            if records:
-                self._on_metrics(records)
+            others = self._of_nodes() + ([] if self._side is None else self._side.advance())
+            if records or others:
+                self._on_metrics([*records, *others])
             self._pass_grids_on()
         except Exception as error:
             if not self._complained:
