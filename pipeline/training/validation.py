@@ -1,10 +1,10 @@
 """Held-out samples, and what a model makes of them: losses, health, grids of pictures."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from pipeline import draws, storage
 from pipeline.models.tokenizer import tokenizer
@@ -133,7 +133,7 @@ class Validation:
             content = guidance_png(pictures, guided.SCALES, captions)
             self._keep(f"{samples_seen:012d}-guidance.png", content)
 
-    def _pictures(self, work: Work, batch: Batch) -> Tensor | None:
+    def _pictures(self, work: Work, batch: Batch) -> Any:  # noqa: ANN401 - the work's own
         # All draw, since a model may be cut over the workers; one keeps what it has drawn.
         seed_torch(draws.hash64(self._settings.config.seed, "grid") >> 1)
         return self._layout.compute(work, on_device(batch, self._settings.device))

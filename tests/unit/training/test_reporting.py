@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from pipeline import gpus
+from pipeline.models.config import ClipConfig
 from pipeline.training import spool
+from pipeline.training.budget import budget
+from pipeline.training.launch import _flops_per_sample
 from pipeline.training.reporting import Report
-from tests.synthetic import loop_settings, make_dataset
+from tests.synthetic import loop_settings, make_dataset, train_config
+from tests.tiny_stack import CLIP, make_stack
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +69,10 @@ def test_the_first_step_is_timed_from_the_call_or_from_the_end_of_the_attempt_be
     assert "time_to_first_step_s" not in second
     again = stepped(settings)  # its work interval has just ended
     assert again[0]["time_to_first_step_s"] < 50
+
+
+def test_operations_are_counted_with_the_clip_that_captions_are_read_through(tmp_path):
+    clip = make_stack(tmp_path)["clip"]
+    config = train_config()
+    counted = _flops_per_sample(config, {"clip": clip})
+    assert counted == budget(config, ClipConfig.model_validate(CLIP)).training_flops > 0
