@@ -1,9 +1,11 @@
 """What to measure and which numbers must hold; imports nothing heavy."""
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from pipeline.config import StrictModel
-from pipeline.generation.config import DecoderSampling, UpsamplerSampling
+from pipeline.generation.config import DecoderSampling, Sampling, UpsamplerSampling
 
 
 class UpsamplingCheck(StrictModel):
@@ -79,12 +81,76 @@ class UpsamplersCheck(HeldOutCheck):
     """Bootstrap resamples of a Fréchet distance."""
 
 
+class OwnClipFeatures(StrictModel):
+    """Embeddings by the run's own CLIP, which also guides what is drawn: for comparing runs."""
+
+    type: Literal["own_clip"] = "own_clip"
+
+
+class OpenClipFeatures(StrictModel):
+    """Embeddings by a CLIP that open_clip knows."""
+
+    type: Literal["open_clip"]
+    model: str = Field(min_length=1)
+    """Architecture as open_clip lists it."""
+    path: str = Field(min_length=1)
+    """A local checkpoint; nothing is downloaded."""
+    sha256: str = ""
+    """Of the file; where it is not stated, it is read off the file."""
+
+
+class InceptionFeatures(StrictModel):
+    """The Inception of published Fréchet distances, 2,048 features."""
+
+    type: Literal["inception"]
+    path: str = Field(min_length=1)
+    """Weights as torch-fidelity or pytorch-fid publish them; nothing is downloaded."""
+    sha256: str = ""
+    """Of the file; where it is not stated, it is read off the file."""
+
+
+Features = Annotated[
+    OwnClipFeatures | OpenClipFeatures | InceptionFeatures, Field(discriminator="type")
+]
+
+
+class DrawnCheck(HeldOutCheck):
+    """What protocols state that draw pictures of prompts and compare them with held-out ones."""
+
+    num_pictures: int = Field(default=256, ge=4)
+    """Pictures per way to draw: of the small web's held-out prompts, elsewhere of held-out
+    captions, one each, at most."""
+    num_upsamplers: int = Field(default=1, ge=0)
+    """Upsamplers that are used, smallest first; held-out pictures are shrunk to what they make."""
+    features: tuple[Features, ...] = Field(default=(OwnClipFeatures(),), min_length=1)
+    """What distances between pictures are taken on; the first is drawn in curves."""
+    num_resamples: int = Field(default=200, ge=0)
+    """Bootstrap resamples of a distance; a Fréchet distance of many dimensions takes seconds."""
+    sampling: Sampling | None = None
+    """How pictures are drawn; where nothing is said, as ``generate`` says (or the paper)."""
+
+
+class PriorImportanceCheck(DrawnCheck):
+    """What the prior is worth (paper §5.1, Fig. 8): pictures of captions with and without it."""
+
+
+class GuidanceCheck(DrawnCheck):
+    """Quality against the decoder's guidance, with z_img and without (paper §5.5, Fig. 11)."""
+
+    guidance_scales: tuple[float, ...] = Field(
+        default=(1.0, 1.25, 1.5, 2.0, 3.0, 4.0), min_length=2
+    )
+    """Of the decoder; the prior's draws are the same for all."""
+
+
 class ProtocolsConfig(StrictModel):
     """What ``jobs.evaluate --protocol`` measures beside the run's own stages."""
 
     priors: PriorsCheck = PriorsCheck()
     decoder: DecoderCheck = DecoderCheck()
     upsamplers: UpsamplersCheck = UpsamplersCheck()
+    prior_importance: PriorImportanceCheck = PriorImportanceCheck()
+    guidance: GuidanceCheck = GuidanceCheck()
     gates: dict[str, float] = Field(default_factory=dict)
     """Smallest accepted value per metric, or of a bound: ``metric.low95``."""
     limits: dict[str, float] = Field(default_factory=dict)
