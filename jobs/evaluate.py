@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from pipeline.run_file import RunFile
 
 
-PROTOCOLS = ("priors", "decoder", "upsamplers", "prior_importance", "guidance")
+PROTOCOLS = (
+    "priors", "decoder", "upsamplers", "prior_importance", "guidance", "typographic", "probes",
+    "memorisation", "side_by_side",
+)  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="priors: trains rival_priors, draws of each against the true embeddings, losses with "
         "other conditions; decoder: losses with other conditions, DDIM inversion; upsamplers: "
         "against bicubic; prior_importance: pictures of captions with and without the prior; "
-        "guidance: a sweep of the decoder's guidance; may be repeated",
+        "guidance: a sweep of the decoder's guidance; typographic: words drawn on pictures; "
+        "probes: prompts at known limits; memorisation: nearest training pictures of generated "
+        "ones; side_by_side: another run's models on the same prompts; may be repeated",
     )
     parser.add_argument(
         "--zero-shot",

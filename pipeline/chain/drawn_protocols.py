@@ -1,8 +1,9 @@
 """Protocols that draw pictures with a run's whole stack: what they stand on, and their tasks."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
 from pipeline.chain import oracle
@@ -14,69 +15,29 @@ from pipeline.evaluation.config import (
     Features,
     GuidanceCheck,
     InceptionFeatures,
+    MemorisationCheck,
     OpenClipFeatures,
-    OwnClipFeatures,
     PriorImportanceCheck,
+    ProbesCheck,
+    SideBySideCheck,
+    TypographicCheck,
 )
 from pipeline.generation.config import Sampling
 from pipeline.generation.prompts import Prompt
-from pipeline.results import Result, StageOutput
-from pipeline.run_file import RunFile
+from pipeline.results import StageOutput
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.drawn import ReadHeldOut, Way
+    from pipeline.evaluation.drawn import DrawAndRead, ReadHeldOut, Way
     from pipeline.evaluation.drawn_metrics import Compared
     from pipeline.evaluation.features import FeatureSource
+    from pipeline.evaluation.judges import Judge
     from pipeline.generation.run_stages import RunStages
     from pipeline.models.clip import ClipModel
     from pipeline.models.inception import FidInception
 
-Check = TypeVar("Check", bound=DrawnCheck)
 CAPTION_ONLY = "caption_only"
+OWN_RUN, OTHER_RUN = "this_run", "other_run"
 REAL = "held-out"
-
-
-def settled(config: Check, run: RunFile) -> Check:
-    """The same with what it leaves to the run: sampling, and the hashes of weights files.
-
-    Raises:
-        ConfigError: A weights file is missing, or not the one whose hash is stated.
-    """
-    sampling = config.sampling or (Sampling() if run.generate is None else run.generate.sampling)
-    used = sampling.upsamplers[: config.num_upsamplers]
-    return config.model_copy(
-        update={
-            "sampling": sampling.model_copy(update={"upsamplers": used}),
-            "features": tuple(_hashed(each) for each in config.features),
-        }
-    )
-
-
-def _hashed(config: Features) -> Features:
-    if isinstance(config, OwnClipFeatures):
-        return config
-    if not storage.exists(config.path):
-        raise ConfigError(f"features.path={config.path!r}: no such file; nothing is downloaded")
-    sha256 = storage.sha256_of(config.path)
-    if config.sha256 not in ("", sha256):
-        raise ConfigError(
-            f"features.path={config.path!r} has sha256 {sha256[:12]}…, features.sha256 states "
-            f"{config.sha256[:12]}…; name the file that was meant"
-        )
-    return config.model_copy(update={"sha256": sha256})
-
-
-def models(run: RunFile, known: Mapping[str, Result]) -> dict[str, Result]:
-    """The stages whose weights draw pictures, prior and decoder at least.
-
-    Raises:
-        ConfigError: One is not finished.
-    """
-    missing = [name for name in ("prior", "decoder") if name not in known]
-    if missing:
-        raise ConfigError(f"no {' and no '.join(missing)} is finished; run jobs.run first")
-    names = ["prior", "decoder", *(name for name in run.upsampler_names() if name in known)]
-    return {name: known[name] for name in names}
 
 
 def prior_importance(config: PriorImportanceCheck, work: Work) -> StageOutput:
@@ -125,6 +86,116 @@ def guidance(config: GuidanceCheck, work: Work) -> StageOutput:
     return output(groups, done, {"sheets": sheets, "lines": lines})
 
 
+def typographic(config: TypographicCheck, work: Work) -> StageOutput:
+    """Held-out pictures with the names of other classes on them, and variations of these."""
+    from pipeline.errors import DataError
+    from pipeline.evaluation.typographic_check import (
+        AttackHeldOut,
+        attack_estimates,
+        named_classes,
+    )
+
+    if len(config.classes) < 2:
+        raise ConfigError(
+            f"protocols.typographic.classes={list(config.classes)}: name two classes or more that "
+            "captions of held-out pictures name"
+        )
+    held_out = held_out_source(config, work)
+    num = int((named_classes(held_out.pairs().captions, config.classes) >= 0).sum())
+    if num < 2:
+        raise DataError(
+            f"protocols.typographic.classes: {num} held-out captions name exactly one of "
+            f"{', '.join(config.classes)}; name what they are about, or raise num_samples"
+        )
+    name = "typographic attack.png"
+    task = AttackHeldOut(
+        source=held_out,
+        stages=_stages(work),
+        sampling=_sampling(config),
+        clip=feature_sources(config.features, work)[0],
+        classes=config.classes,
+        templates=config.templates,
+        judge=oracle.prompts_and_judge(0, config.seed, work.run)[1],
+        seed=config.seed,
+        batch_size=config.batch_size,
+        threads=config.execution.threads,
+        sheet_uri=storage.join(work.uri, name),
+    )
+    done = run_tasks({"attack": task}, work)
+    return output(attack_estimates(done["attack"], config.seed), done, {"sheets": [name]})
+
+
+def probes(config: ProbesCheck, work: Work) -> StageOutput:
+    """Several pictures per prompt at a known limit, judged where somebody can, and sheets."""
+    from pipeline.evaluation.drawn import Way
+    from pipeline.evaluation.probes import judged, sheets
+    from pipeline.generation import prompts as prompt_rules
+
+    prompt_rules.check([probe.prompt for probe in config.probes])
+    prompts = [Prompt(probe.prompt) for probe in config.probes for _ in range(config.num_each)]
+    judge = oracle.prompts_and_judge(0, config.seed, work.run)[1]
+    task = _draw(config, Way(_sampling(config)), prompts, judge, "probes", work)
+    done = run_tasks({"probes": replace(task, num_kept=len(prompts))}, work)
+    drawn = done["probes"]
+    settings = (config.num_each, config.batch_size, config.seed)
+    groups = judged(config.probes, drawn, task.features, *settings)
+    names = []
+    for family, picture in sheets(config.probes, drawn, config.num_each).items():
+        names.append(f"probes of {family}.png")
+        storage.write_bytes(storage.join(work.uri, names[-1]), picture)
+    return output(groups, done, {"sheets": names})
+
+
+def side_by_side(config: SideBySideCheck, work: Work) -> StageOutput:
+    """This run's models and another run's, each as its own run draws, on the same prompts."""
+    from pipeline.evaluation.drawn import Way
+    from pipeline.generation.run_stages import RunStages
+    from pipeline.generation.weights import drawn_px
+
+    assert config.other_sampling is not None  # settled
+    other = RunStages.read(config.path)
+    sides = [drawn_px(each, config.num_upsamplers) for each in (_stages(work), other)]
+    if sides[0] != sides[1]:
+        raise ConfigError(
+            f"protocols.side_by_side: this run draws {sides[0]} px, {config.path} {sides[1]} px "
+            f"with num_upsamplers={config.num_upsamplers}; pictures of one side can be compared"
+        )
+    ways = {OWN_RUN: Way(_sampling(config)), OTHER_RUN: Way(config.other_sampling)}
+    compared, done = _compared(config, ways, work, {OTHER_RUN: other})
+    groups = {
+        "seconds_per_picture": compared.seconds(),
+        "pictures": compared.judged(),
+        "clip_score": compared.clip_scores(OTHER_RUN),
+        **compared.distances(OTHER_RUN),
+    }
+    return output(groups, done, {"sheets": [_sheet(compared, "side by side", work)]})
+
+
+def memorisation(config: MemorisationCheck, work: Work) -> StageOutput:
+    """Nearest training pictures of generated and of held-out ones."""
+    from pipeline.evaluation import memorisation as check
+    from pipeline.evaluation.generated import read_embeddings
+    from pipeline.evaluation.tasks import NearestInShard
+
+    held_out, made = held_out_source(config, work), read_embeddings(work.inputs["generate"])
+    sets = {check.MADE: made.z_img_of_picture, check.HELD_OUT: held_out.pairs().z_img}
+    shards = range(len(held_out.curated.shards))
+    tasks = {
+        f"{name}-{shard:05d}": NearestInShard(
+            held_out.embedded, held_out.keep_list, shard, z_img, config.num_nearest
+        )
+        for name, z_img in sets.items()
+        for shard in shards
+    }
+    done = run_tasks(tasks, work)
+    nearest = {n: check.merged([done[f"{n}-{s:05d}"] for s in shards]) for n in sets}
+    found = check.estimates(nearest, config.min_cosine, config.seed)
+    name = "generated pictures nearest to training pictures.png"
+    picture = check.shown(work.inputs["generate"], made, nearest[check.MADE], held_out.curated)
+    storage.write_bytes(storage.join(work.uri, name), picture)
+    return output({"memorisation": found}, done, {"sheets": [name]})
+
+
 def _drawn_as_curves(groups: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     """Title and estimates, in the order of the ways, of what one number per way was measured."""
     found: dict[str, dict[str, Any]] = {}
@@ -150,48 +221,64 @@ def _sampling(config: DrawnCheck, guidance_scale: float | None = None) -> Sampli
 
 
 def _compared(
-    config: DrawnCheck, ways: "Mapping[str, Way]", work: Work
+    config: DrawnCheck,
+    ways: "Mapping[str, Way]",
+    work: Work,
+    other_stages: "Mapping[str, RunStages] | None" = None,
 ) -> "tuple[Compared, dict[str, dict[str, Any]]]":
     """Every way of drawing the same prompts beside held-out pictures, and all tasks' results."""
-    from pipeline.evaluation.drawn import DrawAndRead
     from pipeline.evaluation.drawn_metrics import Compared
 
     prompts, judge = oracle.prompts_and_judge(config.num_pictures, config.seed, work.run)
     if not prompts:
         captions = held_out_source(config, work).pairs().captions[: config.num_pictures]
         prompts = [Prompt(text) for text in captions]
-    stages, sources = _stages(work), feature_sources(config.features, work)
     tasks: dict[str, Any] = {
-        name: DrawAndRead(
-            stages=stages,
-            way=way,
-            prompts=tuple(prompts),
-            features=sources,
-            judge=judge,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            threads=config.execution.threads,
-            file_uri=storage.join(work.uri, "work", f"{name}.safetensors"),
-        )
-        for name, way in ways.items()
+        name: _draw(config, way, prompts, judge, name, work) for name, way in ways.items()
     }
-    tasks[REAL] = _held_out(config, stages, sources, work)
+    for name, stages in (other_stages or {}).items():
+        tasks[name] = replace(tasks[name], stages=stages)
+    tasks[REAL] = _held_out(config, work)
     done = run_tasks(tasks, work)
     found = {name: done[name] for name in ways}
     return Compared(found, done[REAL], config.seed, config.num_resamples), done
 
 
-def _held_out(
-    config: DrawnCheck, stages: "RunStages", sources: "Sequence[FeatureSource]", work: Work
-) -> "ReadHeldOut":
+def _draw(
+    config: DrawnCheck,
+    way: "Way",
+    prompts: Sequence[Prompt],
+    judge: "Judge | None",
+    name: str,
+    work: Work,
+) -> "DrawAndRead":
+    from pipeline.evaluation.drawn import DrawAndRead
+
+    return DrawAndRead(
+        stages=_stages(work),
+        way=way,
+        prompts=tuple(prompts),
+        features=feature_sources(config.features, work),
+        judge=judge,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        threads=config.execution.threads,
+        file_uri=storage.join(work.uri, "work", f"{name}.safetensors"),
+    )
+
+
+def _held_out(config: DrawnCheck, work: Work) -> "ReadHeldOut":
     from pipeline.evaluation.drawn import ReadHeldOut
     from pipeline.generation.weights import drawn_px
 
-    side_px = drawn_px(stages, config.num_upsamplers)
-    uri = storage.join(work.uri, "work", f"{REAL}.safetensors")
-    threads = config.execution.threads
-    held_out = held_out_source(config, work)
-    return ReadHeldOut(held_out, side_px, tuple(sources), config.batch_size, threads, uri)
+    return ReadHeldOut(
+        source=held_out_source(config, work),
+        side_px=drawn_px(_stages(work), config.num_upsamplers),
+        features=feature_sources(config.features, work),
+        batch_size=config.batch_size,
+        threads=config.execution.threads,
+        file_uri=storage.join(work.uri, "work", f"{REAL}.safetensors"),
+    )
 
 
 def _stages(work: Work) -> "RunStages":
@@ -244,5 +331,9 @@ def _sheet(compared: "Compared", name: str, work: Work) -> str:
 WORK: dict[str, Callable[[Any, Work], StageOutput]] = {
     "prior_importance": prior_importance,
     "guidance": guidance,
+    "typographic": typographic,
+    "probes": probes,
+    "memorisation": memorisation,
+    "side_by_side": side_by_side,
 }
 """The protocols by name."""

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from pipeline import results
-from pipeline.chain import drawn_protocols, given, protocol_work
+from pipeline.chain import drawn_protocols, drawn_settings, given, protocol_work
 from pipeline.chain.plan import Step, check_output_dir, recorded
 from pipeline.chain.protocol_report import failed_gates, write_protocols
 from pipeline.chain.protocol_work import DATA
@@ -187,8 +187,8 @@ def _upsamplers(run: RunFile, known: Mapping[str, Result], session: _Beside) -> 
 
 
 def _drawn(name: str, run: RunFile, known: Mapping[str, Result], session: _Beside) -> Planned:
-    inputs = {**_data(known), **drawn_protocols.models(run, known)}
-    config = drawn_protocols.settled(getattr(run.protocols, name), run)
+    inputs = {**_data(known), **drawn_settings.inputs(name, run, known)}
+    config = drawn_settings.settled(name, run)
     return _planned(name, config, inputs, drawn_protocols.WORK[name])
 
 

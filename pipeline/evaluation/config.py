@@ -143,6 +143,61 @@ class GuidanceCheck(DrawnCheck):
     """Of the decoder; the prior's draws are the same for all."""
 
 
+class TypographicCheck(DrawnCheck):
+    """Other classes' names drawn on held-out pictures (paper Fig. 6)."""
+
+    classes: tuple[str, ...] = ()
+    """What CLIP may take a picture for; pictures count whose caption names one of them."""
+    templates: tuple[str, ...] = ("a photo of a {}.", "a picture of a {}.")
+    """Prompts with one ``{}`` for the class's name."""
+
+
+class Probe(StrictModel):
+    """A prompt at a known limit, and how its pictures are judged."""
+
+    family: str = Field(pattern="^[a-z_]+$")
+    prompt: str = Field(min_length=1)
+    expect: str
+    """What a right picture shows, told to people."""
+    shows: str = ""
+    """What a right picture shows, told to a CLIP; the prompt where nothing is said."""
+    rivals: tuple[str, ...] = ()
+    """What a wrong picture shows; a CLIP must like the right one better than each."""
+    truth: dict[str, str] = Field(default_factory=dict)
+    """What a judge of attributes must read."""
+    wrong: dict[str, str] = Field(default_factory=dict)
+    """What it must not read."""
+
+
+class ProbesCheck(DrawnCheck):
+    """Prompts at the known limits: binding, places, counts, negation, length, words, detail."""
+
+    probes: tuple[Probe, ...] = ()
+    """Where nothing is said, those of ``pipeline/evaluation/probes.yaml``."""
+    num_each: int = Field(default=4, ge=1)
+    """Pictures per prompt."""
+
+
+class MemorisationCheck(HeldOutCheck):
+    """Nearest training pictures of what ``generate`` made, by the run's own CLIP."""
+
+    min_cosine: float = Field(default=0.99, ge=-1.0, le=1.0)
+    """Cosine to a training picture from which on a generated one is flagged."""
+    num_nearest: int = Field(default=3, ge=1, le=10)
+    """Training pictures shown beside each."""
+
+
+class SideBySideCheck(DrawnCheck):
+    """Another run's models beside this run's, on the same prompts, with seconds per picture."""
+
+    path: str = ""
+    """The other run's ``output_dir``."""
+    weights: tuple[str, ...] = ()
+    """SHA-256 of the other run's weights; read off the run where they are not stated."""
+    other_sampling: Sampling | None = None
+    """How the other run draws; where nothing is said, as its own ``generate`` says."""
+
+
 class ProtocolsConfig(StrictModel):
     """What ``jobs.evaluate --protocol`` measures beside the run's own stages."""
 
@@ -151,6 +206,10 @@ class ProtocolsConfig(StrictModel):
     upsamplers: UpsamplersCheck = UpsamplersCheck()
     prior_importance: PriorImportanceCheck = PriorImportanceCheck()
     guidance: GuidanceCheck = GuidanceCheck()
+    typographic: TypographicCheck = TypographicCheck()
+    probes: ProbesCheck = ProbesCheck()
+    memorisation: MemorisationCheck = MemorisationCheck()
+    side_by_side: SideBySideCheck = SideBySideCheck()
     gates: dict[str, float] = Field(default_factory=dict)
     """Smallest accepted value per metric, or of a bound: ``metric.low95``."""
     limits: dict[str, float] = Field(default_factory=dict)

@@ -56,12 +56,15 @@ class DrawAndRead:
     threads: int
     file_uri: str
     """Where features and the first pictures go (safetensors)."""
+    num_kept: int = NUM_KEPT
+    """Pictures that are kept."""
 
     def __call__(self) -> dict[str, Any]:
         """What was measured of each picture.
 
         ``clip_scores`` by name of a CLIP, ``readings``, ``right`` by attribute that prompts fix,
-        ``seconds_per_picture`` (wall time, models loaded), ``side_px``, ``file_uri``.
+        ``seconds_per_picture`` (wall time, models loaded), ``side_px``, the first ``prompts``,
+        ``file_uri``.
         """
         torch.set_num_threads(self.threads)
         unclip = UnCLIP.from_stages(self.stages, self.way.sampling, device="cpu")
@@ -76,7 +79,7 @@ class DrawAndRead:
             z_txt = extractor.captions(texts)
             if z_txt is not None:
                 scores[source.name] = clip_scores(rows[source.name], z_txt).tolist()
-        rows[PICTURES] = pictures[:NUM_KEPT]
+        rows[PICTURES] = pictures[: self.num_kept]
         storage.write_bytes(self.file_uri, save(rows))
         readings = self._readings(pictures)
         return {
@@ -85,6 +88,7 @@ class DrawAndRead:
             "right": _right(self.prompts, readings),
             "seconds_per_picture": seconds,
             "side_px": pictures.shape[1],
+            "prompts": texts[:NUM_KEPT],
             "file_uri": self.file_uri,
         }
 

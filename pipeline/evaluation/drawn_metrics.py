@@ -4,6 +4,7 @@ Names are flat and without dots, so that gates can name them; features and sampl
 them. Dimension names: ``picture``, ``dim``.
 """
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from pipeline.evaluation.protocols import Estimates
 from pipeline.evaluation.sheets import Column, sheet
 
 Distance = Callable[..., Resampled]
-NUM_SHOWN, SHOWN_PX = 16, 96
+NUM_SHOWN, SHOWN_PX, PX_PER_CHAR = 16, 112, 6
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Compared:
             for way, found in self.ways.items()
             for attribute, right in found["right"].items()
         }
+
+    def seconds(self) -> Estimates:
+        """Wall time per picture, models loaded, on the machine and beside what ran there."""
+        found = {way: float(rows["seconds_per_picture"]) for way, rows in self.ways.items()}
+        num = self.real["num"]
+        return {f"{way}_seconds_per_picture": Estimate(s, s, s, num) for way, s in found.items()}
 
     def clip_scores(self, baseline: str | None = None) -> Estimates:
         """CLIP score per way and CLIP; above one way, picture by picture."""
@@ -86,11 +93,14 @@ class Compared:
 
     def sheet(self) -> bytes:
         """The first pictures, a column per way, as PNG."""
+        (first, *_) = self.ways.values()
+        most = max(12, len(self.ways) * SHOWN_PX // PX_PER_CHAR)
+        names = [textwrap.shorten(text, most, placeholder=" …") for text in first["prompts"]]
         columns = [
             Column(way.replace("_", " "), read_rows(rows["file_uri"])[PICTURES])
             for way, rows in self.ways.items()
         ]
-        return sheet(columns, NUM_SHOWN, SHOWN_PX)
+        return sheet(columns, NUM_SHOWN, SHOWN_PX, names)
 
 
 def _sizes(made: np.ndarray, real: np.ndarray) -> str:

@@ -64,7 +64,10 @@ def asking(folder):
         {
             "name": "asked",
             "output_dir": str(folder),
-            "queries": {"sources": [{"type": "list", "path": str(folder)}]},
+            "queries": {
+                "profile": "normalised",
+                "sources": [{"type": "list", "path": str(folder)}],
+            },
         }
     )
 
