@@ -9,6 +9,7 @@ et al. 2017.
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -49,6 +50,12 @@ class _E(_OwnPool, inception.InceptionE):
     pass
 
 
+class _LastE(_E):
+    """The conversion keeps a slip of the original: its last block takes maxima."""
+
+    pool = staticmethod(partial(F.max_pool2d, kernel_size=3, stride=1, padding=1))
+
+
 class FidInception(nn.Module):
     """Pictures → 2,048 features of the last mean."""
 
@@ -67,8 +74,7 @@ class FidInception(nn.Module):
             inception_blocks=[conv, _A, b, _C, d, _E, aux],
             init_weights=False,
         )
-        # The conversion keeps a slip of the original: its last block takes maxima.
-        self.network.Mixed_7c.pool = nn.MaxPool2d(kernel_size=3, stride=1, padding=1)
+        self.network.Mixed_7c = _LastE(DIM)
         self.network.fc = nn.Identity()  # type: ignore[assignment]
 
     def forward(self, pictures: UInt8[Tensor, " batch 3 side side"]) -> Float[Tensor, " batch dim"]:
@@ -125,5 +131,5 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         return load_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(f"{path}: no file of tensors: {error}") from error

@@ -156,7 +156,7 @@ def test_a_run_without_a_clip_is_told_what_to_do(both_layouts):
 
 
 def test_what_is_no_data_set_is_refused(both_layouts, tmp_path):
-    folder, images = both_layouts
+    folder, _ = both_layouts
     with pytest.raises(ConfigError, match="no such folder"):
         open_labelled(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
