@@ -9,7 +9,7 @@ from pipeline import storage
 from pipeline.chain import oracle
 from pipeline.chain.protocol_tasks import held_out_source, output, run_tasks
 from pipeline.chain.stages import Work
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.config import (
     DrawnCheck,
     Features,
@@ -17,6 +17,7 @@ from pipeline.evaluation.config import (
     InceptionFeatures,
     MemorisationCheck,
     OpenClipFeatures,
+    OwnClipFeatures,
     PriorImportanceCheck,
     ProbesCheck,
     SideBySideCheck,
@@ -88,7 +89,6 @@ def guidance(config: GuidanceCheck, work: Work) -> StageOutput:
 
 def typographic(config: TypographicCheck, work: Work) -> StageOutput:
     """Held-out pictures with the names of other classes on them, and variations of these."""
-    from pipeline.errors import DataError
     from pipeline.evaluation.typographic_check import (
         AttackHeldOut,
         attack_estimates,
@@ -107,12 +107,13 @@ def typographic(config: TypographicCheck, work: Work) -> StageOutput:
             f"protocols.typographic.classes: {num} held-out captions name exactly one of "
             f"{', '.join(config.classes)}; name what they are about, or raise num_samples"
         )
+    clips = [each for each in config.features if not isinstance(each, InceptionFeatures)]
     name = "typographic attack.png"
     task = AttackHeldOut(
         source=held_out,
         stages=_stages(work),
         sampling=_sampling(config),
-        clip=feature_sources(config.features, work)[0],
+        clip=feature_sources(clips or [OwnClipFeatures()], work)[0],
         classes=config.classes,
         templates=config.templates,
         judge=oracle.prompts_and_judge(0, config.seed, work.run)[1],
@@ -138,7 +139,8 @@ def probes(config: ProbesCheck, work: Work) -> StageOutput:
     done = run_tasks({"probes": replace(task, num_kept=len(prompts))}, work)
     drawn = done["probes"]
     settings = (config.num_each, config.batch_size, config.seed)
-    groups = judged(config.probes, drawn, task.features, *settings)
+    clips = [source for source in task.features if source.name in drawn["clip_scores"]]
+    groups = judged(config.probes, drawn, clips, *settings)
     names = []
     for family, picture in sheets(config.probes, drawn, config.num_each).items():
         names.append(f"probes of {family}.png")

@@ -48,7 +48,7 @@ def judged(
     Args:
         probes: One per prompt.
         drawn: Result of ``DrawAndRead``: ``num_each`` pictures of each prompt, together.
-        clips: Networks whose features it took.
+        clips: Of the networks whose features it took, those that read captions.
         num_each: Pictures per prompt.
         batch_size: Captions computed together.
         seed: Seed of the resampling.
@@ -74,8 +74,7 @@ def _by_clip(
     for place, probe in enumerate(probes):
         if probe.rivals:
             z_txt = extractor.captions([probe.shows or probe.prompt, *probe.rivals])
-            if z_txt is None:
-                return {}
+            assert z_txt is not None  # a CLIP
             part = normalised(z_img[place * num : (place + 1) * num])
             scores = part @ normalised(z_txt).T
             found[place] = (scores[:, :1] > scores[:, 1:]).all(axis=1)

@@ -239,7 +239,7 @@ def test_intervals_of_a_line_reach_from_end_to_end():
     spans = re.findall(r'y1="([\d.]+)" y2="([\d.]+)" class="series-1 span"', drawn)
     lengths = [float(low) - float(high) for high, low in spans]
     frame = svg.Frame(width=360, height=240, left=58)
-    inside = frame.y(0) - frame.y(1)
+    inside = frame.y(0.0) - frame.y(1.0)
     assert lengths == [pytest.approx(inside * 2 / 3.3, abs=0.2), 0]  # 3 and a margin of 5 % each
 
 
