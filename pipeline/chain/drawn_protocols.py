@@ -191,7 +191,7 @@ def memorisation(config: MemorisationCheck, work: Work) -> StageOutput:
     }
     done = run_tasks(tasks, work)
     nearest = {n: check.merged([done[f"{n}-{s:05d}"] for s in shards]) for n in sets}
-    found = check.estimates(nearest, config.min_cosine, config.seed)
+    found = check.estimates(nearest, config.above_share, config.seed)
     name = "generated pictures nearest to training pictures.png"
     picture = check.shown(work.inputs["generate"], made, nearest[check.MADE], held_out.curated)
     storage.write_bytes(storage.join(work.uri, name), picture)

@@ -181,8 +181,9 @@ class ProbesCheck(DrawnCheck):
 class MemorisationCheck(HeldOutCheck):
     """Nearest training pictures of what ``generate`` made, by the run's own CLIP."""
 
-    min_cosine: float = Field(default=0.99, ge=-1.0, le=1.0)
-    """Cosine to a training picture from which on a generated one is flagged."""
+    above_share: float = Field(default=0.99, gt=0.0, lt=1.0)
+    """A generated picture is flagged that is nearer to a training picture than this share of
+    held-out pictures are; what is near differs from CLIP to CLIP."""
     num_nearest: int = Field(default=3, ge=1, le=10)
     """Training pictures shown beside each."""
 

@@ -34,24 +34,21 @@ def merged(parts: Sequence[Mapping[str, Any]]) -> list[Nearest]:
     ]
 
 
-def estimates(nearest: Mapping[str, Sequence[Nearest]], min_cosine: float, seed: int) -> Estimates:
-    """Cosine to the nearest training picture, and the share above a bound, of both sets.
+def estimates(nearest: Mapping[str, Sequence[Nearest]], above_share: float, seed: int) -> Estimates:
+    """Cosine to the nearest training picture of both sets, and the share that is flagged.
 
     Args:
         nearest: Of ``MADE`` and ``HELD_OUT``: neighbours per picture.
-        min_cosine: From which on a picture is flagged.
+        above_share: Share of the held-out pictures whose cosines a flagged one exceeds.
         seed: Seed of the resampling.
     """
     found: Estimates = {}
     closest = {name: np.array([each[0][0] for each in rows]) for name, rows in nearest.items()}
     for name, cosines in closest.items():
         found[f"{name}_nearest_training_cosine_{len(cosines)}"] = bootstrap_mean(cosines, seed)
-        flagged = proportion(int((cosines >= min_cosine).sum()), len(cosines))
-        found[f"{name}_flagged_{len(cosines)}"] = flagged
-    bound = float(np.quantile(closest[HELD_OUT], 0.99))
-    found["held_out_nearest_training_cosine_99_percent"] = Estimate(
-        bound, bound, bound, len(closest[HELD_OUT])
-    )
+    bound, num = float(np.quantile(closest[HELD_OUT], above_share)), len(closest[MADE])
+    found["flagged_above_cosine"] = Estimate(bound, bound, bound, len(closest[HELD_OUT]))
+    found[f"flagged_{num}"] = proportion(int((closest[MADE] > bound).sum()), num)
     return found
 
 

@@ -155,7 +155,7 @@ def check_drawn(measured):
     assert attack["after_taken_for_the_word"]["num"] == 12
     (found,) = measured["probes"].values()
     assert set(found) == {"place_right_by_own_clip_2_prompts"}
-    assert measured["memorisation"]["memorisation"]["generated_flagged_4"]["num"] == 4
+    assert measured["memorisation"]["memorisation"]["flagged_4"]["num"] == 4
     side = measured["side_by_side"]
     assert side["seconds_per_picture"]["other_run_seconds_per_picture"]["value"] > 0
     assert "this_run_clip_score_own_clip_above_other_run" in side["clip_score"]

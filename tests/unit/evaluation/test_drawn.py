@@ -196,8 +196,10 @@ def test_near_training_pictures_are_flagged_over_all_shards():
     ]
     near = memorisation.merged(parts)
     assert [each[0][2] for each in near] == ["d", "b"]
-    found = memorisation.estimates({"generated": near, "held_out": near}, 0.99, 0)
-    assert found["generated_flagged_2"].value == 0.5
+    held_out = [[(0.9 + n / 1000, 0, str(n))] for n in range(100)]
+    found = memorisation.estimates({"generated": near, "held_out": held_out}, 0.9, 0)
+    assert found["flagged_above_cosine"].value == pytest.approx(0.9891)
+    assert found["flagged_2"].value == 0.5
     assert found["generated_nearest_training_cosine_2"].value == pytest.approx((0.8 + 0.995) / 2)
 
 
