@@ -190,7 +190,10 @@ def memorisation(config: MemorisationCheck, work: Work) -> StageOutput:
         for shard in shards
     }
     done = run_tasks(tasks, work)
-    nearest = {n: check.merged([done[f"{n}-{s:05d}"] for s in shards]) for n in sets}
+    nearest = {
+        name: check.merged([done[f"{name}-{shard:05d}"] for shard in shards], config.num_nearest)
+        for name in sets
+    }
     found = check.estimates(nearest, config.above_share, config.seed)
     name = "generated pictures nearest to training pictures.png"
     picture = check.shown(work.inputs["generate"], made, nearest[check.MADE], held_out.curated)

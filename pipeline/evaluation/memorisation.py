@@ -25,11 +25,13 @@ MADE, HELD_OUT = "generated", "held_out"
 NUM_SHOWN, SHOWN_PX, ROW_CHARS = 16, 144, 90
 
 
-def merged(parts: Sequence[Mapping[str, Any]]) -> list[Nearest]:
-    """Neighbours per picture over all shards (results of ``NearestInShard``), best first."""
+def merged(parts: Sequence[Mapping[str, Any]], num_nearest: int) -> list[Nearest]:
+    """The nearest per picture over all shards (results of ``NearestInShard``), best first."""
     rows = zip(*(part["nearest"] for part in parts), strict=True)
     return [
-        sorted(((float(c), int(s), str(k)) for each in row for c, s, k in each), reverse=True)
+        sorted(((float(c), int(s), str(k)) for each in row for c, s, k in each), reverse=True)[
+            :num_nearest
+        ]
         for row in rows
     ]
 

@@ -194,8 +194,8 @@ def test_near_training_pictures_are_flagged_over_all_shards():
         {"nearest": [[[0.7, 0, "a"]], [[0.995, 0, "b"], [0.9, 0, "c"]]]},
         {"nearest": [[[0.8, 1, "d"]], []]},
     ]
-    near = memorisation.merged(parts)
-    assert [each[0][2] for each in near] == ["d", "b"]
+    near = memorisation.merged(parts, 1)
+    assert [[key for *_, key in each] for each in near] == [["d"], ["b"]]
     held_out = [[(0.9 + n / 1000, 0, str(n))] for n in range(100)]
     found = memorisation.estimates({"generated": near, "held_out": held_out}, 0.9, 0)
     assert found["flagged_above_cosine"].value == pytest.approx(0.9891)
