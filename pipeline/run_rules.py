@@ -82,10 +82,10 @@ def _has(run: "RunFile", section: str) -> bool:
 
 def something_starts_the_run(run: "RunFile") -> None:
     """A run begins with queries, or with shards or models that are there; nothing comes twice."""
-    if run.queries is None and run.adopt is None and run.imported is None:
+    if not (run.queries or run.adopt or run.imported or run.open_clip):
         raise ValueError(
             "a run starts with the section queries, or with adopt for existing shards, or with "
-            "imported for existing models"
+            "imported or open_clip for existing models"
         )
     for section, others in INSTEAD.items():
         both = [name for name in others if getattr(run, name)]

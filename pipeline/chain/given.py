@@ -10,7 +10,7 @@ from pipeline import storage
 from pipeline.config import semantic
 from pipeline.demo.config import SmallWebConfig
 from pipeline.errors import ConfigError
-from pipeline.generation.config import PromptFile
+from pipeline.generation.config import PartiPrompts, PromptFile
 from pipeline.identity import files_identity, fingerprint
 from pipeline.images.config import FilterConfig
 from pipeline.models.config import OpenClipConfig
@@ -76,7 +76,7 @@ def hashes(run: RunFile) -> dict[str, str]:
     hashes |= _scoring_hashes(run)
     if run.select is not None:
         hashes["split"] = fingerprint(semantic(run.select.split))
-    if run.generate is not None and isinstance(run.generate.prompts, PromptFile):
+    if run.generate is not None and isinstance(run.generate.prompts, PromptFile | PartiPrompts):
         from pipeline.generation.prompts import read_prompts
 
         texts = [prompt.text for prompt in read_prompts(run.generate.prompts)]

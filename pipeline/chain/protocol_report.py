@@ -9,8 +9,9 @@ from pipeline.chain.report import commit
 from pipeline.evaluation import protocols
 from pipeline.evaluation.collect import stage_cost
 from pipeline.evaluation.evaluate import read_metrics
+from pipeline.evaluation.metrics import Estimate
 from pipeline.evaluation.report import write_report
-from pipeline.evaluation.report_data import ReportData, ScoreTable, StageCost, Thumbnail
+from pipeline.evaluation.report_data import Lines, ReportData, ScoreTable, StageCost, Thumbnail
 from pipeline.evaluation.score_tables import named_scores, words
 from pipeline.results import CIRCUMSTANCE, Result
 from pipeline.run_file import RunFile
@@ -71,6 +72,7 @@ def write_protocols(
         subtitle="What the models are worth beside others, on held-out samples",
         facts=[("Commit", commit()[:12]), ("Output", run.output_dir)],
         score_tables=[each for result in measured.values() for each in _tables(result)],
+        lines=[each for result in measured.values() for each in _lines(result)],
         sheets=[each for result in measured.values() for each in _sheets(result)],
         costs=list(costs.values()),
     )
@@ -115,6 +117,21 @@ def _sheets(result: Result) -> list[Thumbnail]:
     return [
         Thumbnail(storage.read_bytes(storage.join(result.uri, name)), name.removesuffix(".png"))
         for name in result.content.get("sheets", [])
+    ]
+
+
+def _lines(result: Result) -> list[Lines]:
+    return [
+        Lines(
+            title=found["title"],
+            x_label=found["x_label"],
+            x=found["x"],
+            series={
+                words(name): [Estimate(**each) for each in estimates]
+                for name, estimates in found["series"].items()
+            },
+        )
+        for found in result.content.get("lines", [])
     ]
 
 

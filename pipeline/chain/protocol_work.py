@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
 from pipeline.chain import oracle
+from pipeline.chain.protocol_tasks import held_out_source as _source
+from pipeline.chain.protocol_tasks import output as _output
+from pipeline.chain.protocol_tasks import run_tasks as _run_tasks
 from pipeline.chain.stages import Work
 from pipeline.evaluation.config import DecoderCheck, HeldOutCheck, PriorsCheck, UpsamplersCheck
 from pipeline.generation.config import PriorSampling
@@ -13,7 +16,6 @@ from pipeline.generation.prompts import Prompt
 from pipeline.results import Result, StageOutput
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.held_out import HeldOutSource
     from pipeline.evaluation.prior_check import DrawHeldOut
     from pipeline.evaluation.prior_pictures import DrawPrompts
     from pipeline.training.condition_check import HeldOutLosses
@@ -214,18 +216,6 @@ def compare_upsamplers(config: UpsamplersCheck, work: Work) -> StageOutput:
     return _output(groups, done, {"sheets": sheets})
 
 
-def _source(config: HeldOutCheck, work: Work) -> "HeldOutSource":
-    from pipeline.evaluation.held_out import HeldOutSource
-    from pipeline.shards.curated import CuratedDataset
-    from pipeline.shards.embedding_files import EmbeddedDataset
-    from pipeline.shards.keep_list import keep_list
-
-    curated = CuratedDataset(work.inputs["curate"])
-    embedded = EmbeddedDataset(work.inputs["embed"], curated)
-    keep = keep_list(work.inputs["select"], config.profile)
-    return HeldOutSource(curated, embedded, keep, config.num_samples)
-
-
 def _losses(config: HeldOutCheck, num_draws: int, model: Result, work: Work) -> "HeldOutLosses":
     from pipeline.shards.keep_list import keep_list
     from pipeline.training.condition_check import HeldOutLosses
@@ -240,31 +230,3 @@ def _losses(config: HeldOutCheck, num_draws: int, model: Result, work: Work) -> 
         batch_size=config.batch_size,
         threads=config.execution.threads,
     )
-
-
-def _run_tasks(tasks: Mapping[str, Any], work: Work) -> dict[str, dict[str, Any]]:
-    from pipeline.evaluation.tasks import TaskRow, run_tasks
-
-    rows = {
-        name: TaskRow(storage.join(work.uri, "work", f"{name}.json"), task)
-        for name, task in tasks.items()
-    }
-    done = {}
-    with work.progress.stage("protocol", total=len(rows), unit="tasks") as bar:
-        for name, result in run_tasks(rows):
-            done[name] = result
-            bar.advance(1)
-    return done
-
-
-def _output(
-    groups: Mapping[str, Mapping[str, Any]],
-    done: Mapping[str, Mapping[str, Any]],
-    facts: Mapping[str, Any],
-) -> StageOutput:
-    metrics = {
-        group: {name: estimate.as_dict() for name, estimate in found.items()}
-        for group, found in groups.items()
-    }
-    intervals = [(row["started_s"], row["ended_s"]) for row in done.values()]
-    return StageOutput({"metrics": metrics, **facts}, intervals)

@@ -7,10 +7,11 @@ run file's ``rival_priors`` first, as further results of the stage ``prior``.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from pipeline import results
-from pipeline.chain import given, protocol_work
+from pipeline.chain import drawn_protocols, drawn_settings, given, protocol_work
 from pipeline.chain.plan import Step, check_output_dir, recorded
 from pipeline.chain.protocol_report import failed_gates, write_protocols
 from pipeline.chain.protocol_work import DATA
@@ -25,7 +26,7 @@ from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.run_file import RunFile
 
-PROTOCOLS = ("priors", "decoder", "upsamplers")
+PROTOCOLS = ("priors", "decoder", "upsamplers", *drawn_protocols.WORK)
 VERSION = 1
 
 
@@ -185,8 +186,15 @@ def _upsamplers(run: RunFile, known: Mapping[str, Result], session: _Beside) -> 
     return _planned("upsamplers", config, inputs, protocol_work.compare_upsamplers)
 
 
+def _drawn(name: str, run: RunFile, known: Mapping[str, Result], session: _Beside) -> Planned:
+    inputs = {**_data(known), **drawn_settings.inputs(name, run, known)}
+    config = drawn_settings.settled(name, run)
+    return _planned(name, config, inputs, drawn_protocols.WORK[name])
+
+
 _STAGES: dict[str, Callable[[RunFile, Mapping[str, Result], _Beside], Planned]] = {
     "priors": _priors,
     "decoder": _decoder,
     "upsamplers": _upsamplers,
+    **{name: partial(_drawn, name) for name in drawn_protocols.WORK},
 }

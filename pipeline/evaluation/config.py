@@ -1,9 +1,11 @@
 """What to measure and which numbers must hold; imports nothing heavy."""
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from pipeline.config import StrictModel
-from pipeline.generation.config import DecoderSampling, UpsamplerSampling
+from pipeline.generation.config import DecoderSampling, Sampling, UpsamplerSampling
 
 
 class UpsamplingCheck(StrictModel):
@@ -79,12 +81,136 @@ class UpsamplersCheck(HeldOutCheck):
     """Bootstrap resamples of a Fréchet distance."""
 
 
+class OwnClipFeatures(StrictModel):
+    """Embeddings by the run's own CLIP, which also guides what is drawn: for comparing runs."""
+
+    type: Literal["own_clip"] = "own_clip"
+
+
+class OpenClipFeatures(StrictModel):
+    """Embeddings by a CLIP that open_clip knows."""
+
+    type: Literal["open_clip"]
+    model: str = Field(min_length=1)
+    """Architecture as open_clip lists it."""
+    path: str = Field(min_length=1)
+    """A local checkpoint; nothing is downloaded."""
+    sha256: str = ""
+    """Of the file; where it is not stated, it is read off the file."""
+
+
+class InceptionFeatures(StrictModel):
+    """The Inception of published Fréchet distances, 2,048 features."""
+
+    type: Literal["inception"]
+    path: str = Field(min_length=1)
+    """Weights as torch-fidelity or pytorch-fid publish them; nothing is downloaded."""
+    sha256: str = ""
+    """Of the file; where it is not stated, it is read off the file."""
+
+
+Features = Annotated[
+    OwnClipFeatures | OpenClipFeatures | InceptionFeatures, Field(discriminator="type")
+]
+
+
+class DrawnCheck(HeldOutCheck):
+    """What protocols state that draw pictures of prompts and compare them with held-out ones."""
+
+    num_pictures: int = Field(default=256, ge=4)
+    """Pictures per way to draw: of the small web's held-out prompts, elsewhere of held-out
+    captions, one each, at most."""
+    num_upsamplers: int = Field(default=1, ge=0)
+    """Upsamplers that are used, smallest first; held-out pictures are shrunk to what they make."""
+    features: tuple[Features, ...] = Field(default=(OwnClipFeatures(),), min_length=1)
+    """What distances between pictures are taken on; the first is drawn in curves."""
+    num_resamples: int = Field(default=200, ge=0)
+    """Bootstrap resamples of a distance; a Fréchet distance of many dimensions takes seconds."""
+    sampling: Sampling | None = None
+    """How pictures are drawn; where nothing is said, as ``generate`` says (or the paper)."""
+
+
+class PriorImportanceCheck(DrawnCheck):
+    """What the prior is worth (paper §5.1, Fig. 8): pictures of captions with and without it."""
+
+
+class GuidanceCheck(DrawnCheck):
+    """Quality against the decoder's guidance, with z_img and without (paper §5.5, Fig. 11)."""
+
+    guidance_scales: tuple[float, ...] = Field(
+        default=(1.0, 1.25, 1.5, 2.0, 3.0, 4.0), min_length=2
+    )
+    """Of the decoder; the prior's draws are the same for all."""
+
+
+class TypographicCheck(DrawnCheck):
+    """Other classes' names drawn on held-out pictures (paper Fig. 6)."""
+
+    classes: tuple[str, ...] = ()
+    """What CLIP may take a picture for; pictures count whose caption names one of them."""
+    templates: tuple[str, ...] = ("a photo of a {}.", "a picture of a {}.")
+    """Prompts with one ``{}`` for the class's name."""
+
+
+class Probe(StrictModel):
+    """A prompt at a known limit, and how its pictures are judged."""
+
+    family: str = Field(pattern="^[a-z_]+$")
+    prompt: str = Field(min_length=1)
+    expect: str
+    """What a right picture shows, told to people."""
+    shows: str = ""
+    """What a right picture shows, told to a CLIP; the prompt where nothing is said."""
+    rivals: tuple[str, ...] = ()
+    """What a wrong picture shows; a CLIP must like the right one better than each."""
+    truth: dict[str, str] = Field(default_factory=dict)
+    """What a judge of attributes must read."""
+    wrong: dict[str, str] = Field(default_factory=dict)
+    """What it must not read."""
+
+
+class ProbesCheck(DrawnCheck):
+    """Prompts at the known limits: binding, places, counts, negation, length, words, detail."""
+
+    probes: tuple[Probe, ...] = ()
+    """Where nothing is said, those of ``pipeline/evaluation/probes.yaml``."""
+    num_each: int = Field(default=4, ge=1)
+    """Pictures per prompt."""
+
+
+class MemorisationCheck(HeldOutCheck):
+    """Nearest training pictures of what ``generate`` made, by the run's own CLIP."""
+
+    above_share: float = Field(default=0.99, gt=0.0, lt=1.0)
+    """A generated picture is flagged that is nearer to a training picture than this share of
+    held-out pictures are; what is near differs from CLIP to CLIP."""
+    num_nearest: int = Field(default=3, ge=1, le=10)
+    """Training pictures shown beside each."""
+
+
+class SideBySideCheck(DrawnCheck):
+    """Another run's models beside this run's, on the same prompts, with seconds per picture."""
+
+    path: str = ""
+    """The other run's ``output_dir``."""
+    weights: tuple[str, ...] = ()
+    """SHA-256 of the other run's weights; read off the run where they are not stated."""
+    other_sampling: Sampling | None = None
+    """How the other run draws; where nothing is said, as its own ``generate`` says."""
+
+
 class ProtocolsConfig(StrictModel):
     """What ``jobs.evaluate --protocol`` measures beside the run's own stages."""
 
     priors: PriorsCheck = PriorsCheck()
     decoder: DecoderCheck = DecoderCheck()
     upsamplers: UpsamplersCheck = UpsamplersCheck()
+    prior_importance: PriorImportanceCheck = PriorImportanceCheck()
+    guidance: GuidanceCheck = GuidanceCheck()
+    typographic: TypographicCheck = TypographicCheck()
+    probes: ProbesCheck = ProbesCheck()
+    memorisation: MemorisationCheck = MemorisationCheck()
+    side_by_side: SideBySideCheck = SideBySideCheck()
     gates: dict[str, float] = Field(default_factory=dict)
     """Smallest accepted value per metric, or of a bound: ``metric.low95``."""
     limits: dict[str, float] = Field(default_factory=dict)

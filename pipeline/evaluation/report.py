@@ -11,6 +11,7 @@ from pipeline.evaluation.report_style import CSS
 _BUILDERS: dict[str, tuple[Callable[[ReportData], bool], Callable[[ReportData], str]]] = {
     "pilot": (lambda d: d.pilot is not None, report_pilot.pilot),
     "scores": (lambda d: bool(d.score_tables or d.confusions), report_sections.scores),
+    "lines": (lambda d: bool(d.lines), report_sections.lines),
     "sheets": (lambda d: bool(d.sheets), report_sections.sheets),
     "gallery": (lambda d: bool(d.gallery), report_sections.gallery),
     "losses": (lambda d: bool(d.curves), report_sections.losses),

@@ -15,6 +15,7 @@ from pipeline.evaluation.metrics import Estimate
 SECTIONS = {
     "pilot": "What the whole run would give",
     "scores": "Does it draw what was asked?",
+    "lines": "Curves",
     "sheets": "Pictures of what was measured",
     "gallery": "Generated pictures and their nearest training pictures",
     "losses": "Training",
@@ -161,6 +162,17 @@ class ScoreTable:
 
 
 @dataclass(frozen=True)
+class Lines:
+    """Estimates over a number, one or two lines."""
+
+    title: str
+    x_label: str
+    x: list[float]
+    series: dict[str, list[Estimate]]
+    """By name, an estimate per value of x."""
+
+
+@dataclass(frozen=True)
 class NamedConfusion:
     """A confusion matrix with a title."""
 
@@ -192,6 +204,7 @@ class ReportData:
     headlines: list[Headline] = field(default_factory=list)
     score_tables: list[ScoreTable] = field(default_factory=list)
     confusions: list[NamedConfusion] = field(default_factory=list)
+    lines: list[Lines] = field(default_factory=list)
     sheets: list[Thumbnail] = field(default_factory=list)
     """Sheets of pictures, shown at their full width."""
     gallery: list[ShownPicture] = field(default_factory=list)

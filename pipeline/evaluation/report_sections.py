@@ -157,6 +157,25 @@ def _made(made: ShownPicture) -> str:
     )
 
 
+def lines(data: ReportData) -> str:
+    """One chart per quantity, with intervals."""
+    charts = []
+    for found in data.lines:
+        series = {
+            name: [(each.value, each.low95, each.high95) for each in estimates]
+            for name, estimates in found.series.items()
+        }
+        drawn = svg.interval_lines(found.x, series, found.x_label, found.title)
+        legend = "".join(
+            f'<span><i class="dot-{place}"></i>{escape(name)}</span>'
+            for place, name in enumerate(series, 1)
+        )
+        charts.append(
+            f'<div><h3>{escape(found.title)}</h3><div class="legend">{legend}</div>{drawn}</div>'
+        )
+    return f'<div class="charts">{"".join(charts)}</div>'
+
+
 def sheets(data: ReportData) -> str:
     """Sheets of pictures under their names."""
     return "".join(

@@ -49,7 +49,8 @@ svg{display:block;width:100%;height:auto}
 .series-1,.series-2,.faint{fill:none;stroke-width:2;stroke-linejoin:round}
 .series-1{stroke:var(--a)}.series-2{stroke:var(--b)}
 .faint{stroke:var(--a);stroke-width:1;opacity:.28}
-.dot-1{fill:var(--a)}
+.dot-1{fill:var(--a)}.dot-2{fill:var(--b)}.span{stroke-width:1.5;opacity:.5}
+i.dot-1{background:var(--a)}i.dot-2{background:var(--b)}
 .interval{stroke:var(--a);stroke-width:4;stroke-linecap:round;opacity:.4}
 .point{fill:var(--a)}.chance{stroke:var(--b);stroke-width:1.5;stroke-dasharray:2 2}
 .bar{position:relative;background:var(--track);border-radius:4px;height:14px;min-width:90px}

@@ -1,12 +1,13 @@
 """Small, sharp SVG drawings for the report: no library, no script, colours from the page's CSS.
 
 Classes used: ``axis`` (thin lines), ``tick`` and ``label`` (text), ``series-1``, ``series-2``
-(lines, dots), ``faint`` (thin raw lines), ``interval``, ``point``, ``chance``.
+(lines), ``dot-1``, ``dot-2`` (dots), ``span`` (a value's interval), ``faint`` (thin raw lines),
+``interval``, ``point``, ``chance``.
 """
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 Number = float | int
@@ -162,6 +163,39 @@ def loss_curve(samples_seen: Sequence[Number], loss: Sequence[Number], label: st
         path(frame, x, y, list(zip(seen, values, strict=True)), "faint"),
         path(frame, x, y, list(zip(seen, smoothed(values), strict=True)), "series-1"),
     ]
+    return drawing(frame, parts, label)
+
+
+def interval_lines(
+    x: Sequence[Number],
+    series: Mapping[str, Sequence[tuple[Number, Number, Number]]],
+    x_label: str,
+    label: str,
+) -> str:
+    """Values over a number, with their intervals; one or two lines.
+
+    Args:
+        x: Rising numbers.
+        series: By name, value and both ends of its interval for each of ``x``.
+        x_label: Name of the horizontal axis.
+        label: Name of the drawing.
+    """
+    frame = Frame(width=360, height=240, left=58)
+    ends = [end for rows in series.values() for row in rows for end in row]
+    margin = (max(ends) - min(ends)) * 0.05 or abs(max(ends)) * 0.05 or 1.0
+    across, up = Scale(min(x), max(x)), Scale(min(ends) - margin, max(ends) + margin)
+    parts = axes(frame, across, up, x_label, "")
+    for place, rows in enumerate(series.values(), 1):
+        values = [value for value, _, _ in rows]
+        parts.append(path(frame, across, up, list(zip(x, values, strict=True)), f"series-{place}"))
+        for at, (value, low, high) in zip(x, rows, strict=True):
+            left, top, bottom = frame.x(across.share(at)), up.share(high), up.share(low)
+            parts.append(
+                f'<line x1="{left:.1f}" x2="{left:.1f}" y1="{frame.y(top):.1f}" '
+                f'y2="{frame.y(bottom):.1f}" class="series-{place} span"/>'
+                f'<circle cx="{left:.1f}" cy="{frame.y(up.share(value)):.1f}" r="3.5" '
+                f'class="dot-{place}"/>'
+            )
     return drawing(frame, parts, label)
 
 

@@ -23,13 +23,27 @@ class PromptFile(StrictModel):
     """One prompt per line; empty lines are left out."""
 
 
+class PartiPrompts(StrictModel):
+    """PartiPrompts (Yu et al. 2022): a table with the columns Prompt, Category, Challenge."""
+
+    type: Literal["parti"]
+    path: str
+    """The published TSV file."""
+    categories: tuple[str, ...] = ()
+    """Such as ``Animals``; none for all."""
+    challenges: tuple[str, ...] = ()
+    """Such as ``Quantity``; none for all."""
+
+
 class HeldOutPrompts(StrictModel):
     """Prompts of the small web's held-out combinations, with their truth; given by the job."""
 
     type: Literal["held_out"]
 
 
-Prompts = Annotated[InlinePrompts | PromptFile | HeldOutPrompts, Field(discriminator="type")]
+Prompts = Annotated[
+    InlinePrompts | PromptFile | PartiPrompts | HeldOutPrompts, Field(discriminator="type")
+]
 
 
 class PriorSampling(StrictModel):

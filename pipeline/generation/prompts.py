@@ -1,12 +1,14 @@
 """Prompts: where they come from and what is refused; imports no torch."""
 
+import csv
+import io
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ConfigError
-from pipeline.generation.config import HeldOutPrompts, InlinePrompts, PromptFile
+from pipeline.generation.config import HeldOutPrompts, InlinePrompts, PartiPrompts, PromptFile
 from pipeline.models.config import CONTEXT_LENGTH
 from pipeline.models.tokenizer import tokenizer
 
@@ -22,8 +24,8 @@ class Prompt:
     truth: Truth | None = None
 
 
-def read_prompts(config: InlinePrompts | PromptFile) -> list[Prompt]:
-    """Prompts of a run file or of a text file, in order.
+def read_prompts(config: InlinePrompts | PromptFile | PartiPrompts) -> list[Prompt]:
+    """Prompts of a run file, of a text file or of PartiPrompts' table, in order.
 
     Raises:
         ConfigError: The file cannot be read or holds no prompt.
@@ -31,17 +33,36 @@ def read_prompts(config: InlinePrompts | PromptFile) -> list[Prompt]:
     if isinstance(config, InlinePrompts):
         return [Prompt(text) for text in config.texts]
     try:
-        lines = Path(config.path).read_text(encoding="utf-8").splitlines()
+        text = Path(config.path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config.path}: cannot read the prompts: {error}") from error
-    found = [Prompt(line.strip()) for line in lines if line.strip()]
+    if isinstance(config, PartiPrompts):
+        return _of_table(config, text)
+    found = [Prompt(line.strip()) for line in text.splitlines() if line.strip()]
     if not found:
         raise ConfigError(f"{config.path} holds no prompt; write one per line")
     return found
 
 
+def _of_table(config: PartiPrompts, text: str) -> list[Prompt]:
+    rows = list(csv.DictReader(io.StringIO(text), dialect="excel-tab"))
+    for column, wanted in (("Category", config.categories), ("Challenge", config.challenges)):
+        known = {row.get(column) for row in rows}
+        if missing := [each for each in wanted if each not in known]:
+            names = ", ".join(sorted(filter(None, known))) or f"no column {column}"
+            raise ConfigError(f"{config.path} has no {column} {missing[0]!r}, only {names}")
+        rows = [row for row in rows if not wanted or row.get(column) in wanted]
+    found = [Prompt(row["Prompt"].strip()) for row in rows if (row.get("Prompt") or "").strip()]
+    if not found:
+        raise ConfigError(
+            f"{config.path} holds no prompt: expected a TSV file with the columns Prompt, Category "
+            "and Challenge, and rows of the chosen ones"
+        )
+    return found
+
+
 def resolve(
-    config: InlinePrompts | PromptFile | HeldOutPrompts,
+    config: InlinePrompts | PromptFile | PartiPrompts | HeldOutPrompts,
     held_out: Sequence[Prompt],
     num_pictures: int,
 ) -> list[Prompt]:

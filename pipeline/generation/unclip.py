@@ -195,7 +195,7 @@ class UnCLIP:
     @torch.inference_mode()
     def decode(
         self,
-        z_img: Float[Tensor, " batch dim"],
+        z_img: Float[Tensor, " batch dim"] | None,
         texts: Sequence[str],
         seed: int,
         indices: Sequence[int],
@@ -203,7 +203,7 @@ class UnCLIP:
         """z_img and captions → pictures in [-1, 1] of the decoder's side.
 
         Args:
-            z_img: Raw image embeddings.
+            z_img: Raw image embeddings; None leaves the picture to the captions alone.
             texts: Captions; an empty one leaves the picture to z_img alone.
             seed: Seed of all draws.
             indices: Number of each picture, which keys its noise.
@@ -213,8 +213,10 @@ class UnCLIP:
         conditions = self.encode([*texts, ""])
         bound = conditions.take([*range(num), *([num] * num if doubled else [])])
         bound = decoder_conditions(bound, decoder.text_encoder)
+        is_hidden = z_img is None or self._embedding == "none"
+        z_img = torch.zeros_like(conditions.z_txt[:num]) if z_img is None else z_img
         z_rows = torch.cat([z_img, torch.zeros_like(z_img)]) if doubled else z_img
-        num_conditioned = 0 if self._embedding == "none" else num
+        num_conditioned = 0 if is_hidden else num
         has_z_img = torch.arange(len(z_rows), device=z_rows.device) < num_conditioned
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:

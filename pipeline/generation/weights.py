@@ -228,6 +228,18 @@ def load_decoder(clip_uri: str, decoder_uri: str, device: torch.device) -> Train
     return TrainedDecoder(_clip(clip, device), model, Process.of(found.diffusion))
 
 
+def drawn_px(stages: RunStages, num_upsamplers: int) -> int:
+    """Side of the pictures that a stack makes with its first upsamplers, pixels.
+
+    Raises:
+        CheckpointError: Weights are missing, damaged or of another kind.
+    """
+    used = stages.upsamplers[:num_upsamplers]
+    if used:
+        return read_published(used[-1], "upsampler").model(UpsamplerConfig).high_px
+    return read_published(stages.decoder, "decoder").model(DecoderConfig).image_px
+
+
 def _clip(found: Published, device: torch.device) -> ClipModel:
     return _filled(ClipModel(found.model(ClipConfig)), found, device)
 

@@ -11,10 +11,14 @@ from pipeline.chain import protocol_report, protocols
 from pipeline.chain.plan import check_output_dir, recorded
 from pipeline.errors import ConfigError, QualityError
 from pipeline.evaluation import tasks
+from pipeline.generation.partition import PartitionMaker
+from pipeline.generation.plan import plan
+from pipeline.generation.prompts import Prompt
+from pipeline.generation.run_stages import RunStages
 from pipeline.run_file import RunFile
 from tests import tiny_stack
 from tests.kept_run import make_run, said, without_ray
-from tests.synthetic import DIM, train_config
+from tests.synthetic import DIM, publish, train_config
 
 SHAPE = {"embed_dim": DIM, "text_width": 8}
 LINEAR = {"task": {"type": "linear_prior", "model": {"clip": SHAPE}}, "profile": "generative"}
@@ -33,11 +37,41 @@ DECODER = {
     "view_px": 16,
 }
 FEW = {"num_samples": 8, "batch_size": 4}
+DRAWN = {
+    **FEW,
+    "num_pictures": 8,
+    "num_resamples": 5,
+    "sampling": {
+        "prior": {"num_steps": 2},
+        "decoder": {"num_steps": 2},
+        "upsamplers": [{"num_steps": 2}],
+    },
+}
+PROBES = [
+    {"family": "place", "prompt": "a dog left of a cat", "rivals": ["a cat left of a dog"]},
+    {"family": "place", "prompt": "a cat left of a dog", "rivals": ["a dog left of a cat"]},
+    {"family": "words", "prompt": "a sign that says hello"},
+]
 SMALL = {
     "priors": {**FEW, "num_steps": 2, "num_averaged": 4, "num_pictures": 4},
     "decoder": {**FEW, "inversion_steps": [2, 4]},
     "upsamplers": {**FEW, "num_resamples": 100, "sampling": [{"num_steps": 2}]},
+    "prior_importance": DRAWN,
+    "guidance": {**DRAWN, "guidance_scales": [1.0, 3.0]},
+    "typographic": {**DRAWN, "num_samples": 12, "classes": ["caption", "other"]},
+    "probes": {**DRAWN, "num_each": 2, "probes": [{**each, "expect": "it"} for each in PROBES]},
+    "memorisation": FEW,
 }
+
+
+def generated(uri, stack):
+    """What ``generate`` leaves behind, made with an untrained stack."""
+    prompts = [Prompt(f"picture {n}") for n in range(4)]
+    maker = PartitionMaker(
+        RunStages.of(stack), tiny_stack.generate_config(), (0.5,) * DIM, str(uri)
+    )
+    made = [maker.make(partition)["shard"] for partition in plan(prompts, 0, 4, seed=3)]
+    return publish(str(uri), "generate", {"shards": made})
 
 
 @pytest.fixture
@@ -48,10 +82,14 @@ def run(tmp_path, monkeypatch):
         "rival_priors": [LINEAR],
         "decoder": train_config(task=DECODER).model_dump(mode="json"),
         "upsamplers": [train_config(task=UPSAMPLER).model_dump(mode="json")],
-        "protocols": SMALL,
+        "protocols": {
+            **SMALL,
+            "side_by_side": {**DRAWN, "path": tiny_stack.make_run(tmp_path / "other", seed=1)},
+        },
     }
     run = make_run(tmp_path, **sections)
     stack = tiny_stack.make_stack(tmp_path / "run")
+    stack["generate"] = generated(tmp_path / "run" / "generate" / "000000000000", stack)
     index = results.read_index(run.output_dir)
     base = run.output_dir + "/"
     index["stages"] |= {name: r.uri.removeprefix(base) for name, r in stack.items()}
@@ -78,6 +116,8 @@ def test_all_protocols_measure_and_a_second_call_does_nothing(run):
     assert "inversion_4_steps_psnr_db" in decoder["inversion"]
     (upsampler,) = table["protocols"]["upsamplers"]["metrics"].values()
     assert any("frechet" in name for name in upsampler)
+    measured = {name: found["metrics"] for name, found in table["protocols"].items()}
+    check_drawn(measured)
     assert table["trainings"]["linear_prior"]["cpu_s"] >= 0
     report = Path(line["report_path"]).read_text()
     for text in ("Cosine to z_img", "z_txt", "data:image/png", "inversion"):
@@ -89,6 +129,36 @@ def test_all_protocols_measure_and_a_second_call_does_nothing(run):
     }
     assert protocols.run_protocols(run, protocols.PROTOCOLS, said()) == line
     assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def check_drawn(measured):
+    """Every drawing protocol measured what it is about, with features and sizes in the names."""
+    importance = measured["prior_importance"]
+    below = {
+        "z_txt_as_z_img_frechet_own_clip_below_caption_only",
+        "full_stack_frechet_own_clip_below_caption_only",
+    }
+    assert below < set(importance["frechet_own_clip"])
+    assert "caption_only_frechet_own_clip_8_to_8" in importance["frechet_own_clip"]
+    assert {"kernel_distance_own_clip", "cmmd_own_clip", "precision_and_recall_own_clip"} < set(
+        importance
+    )
+    values = {e["value"] for e in importance["frechet_own_clip"].values()}
+    assert len(values) == 5  # three ways that differ, and two differences
+    scores = measured["guidance"]["clip_score"]
+    assert set(scores) == {
+        f"{system}_{scale}_clip_score_own_clip_8"
+        for system in ("unclip", "caption_only")
+        for scale in (1, 3)
+    }
+    attack = measured["typographic"]["typographic_attack"]
+    assert attack["after_taken_for_the_word"]["num"] == 12
+    (found,) = measured["probes"].values()
+    assert set(found) == {"place_right_by_own_clip_2_prompts"}
+    assert measured["memorisation"]["memorisation"]["flagged_4"]["num"] == 4
+    side = measured["side_by_side"]
+    assert side["seconds_per_picture"]["other_run_seconds_per_picture"]["value"] > 0
+    assert "this_run_clip_score_own_clip_above_other_run" in side["clip_score"]
 
 
 def test_another_setting_or_rival_is_another_result_in_the_same_folder(run):

@@ -21,6 +21,7 @@ from pipeline.evaluation.report_data import (
     Duplicates,
     Funnel,
     Headline,
+    Lines,
     NamedConfusion,
     Neighbour,
     QueryCount,
@@ -93,6 +94,17 @@ def data():
             )
         ],
         confusions=[NamedConfusion("colour", confusion("colour", pairs))],
+        lines=[
+            Lines(
+                "recall <own CLIP>",
+                "guidance scale",
+                [1.0, 2.0, 4.0],
+                {
+                    "unclip": [Estimate(v, v - 0.1, v + 0.1, 9) for v in (0.9, 0.8, 0.4)],
+                    "caption <only>": [Estimate(v, v - 0.1, v + 0.1, 9) for v in (0.8, 0.5, 0.2)],
+                },
+            )
+        ],
         sheets=[Thumbnail(image, "inverted <sheet>")],
         gallery=[
             ShownPicture(image, 'a "red" circle', "red", True, [Neighbour(image, 0.987)]),
@@ -220,6 +232,15 @@ def test_queries_that_found_nothing_have_a_plot_too(data):
 def test_funnel_bars_have_the_length_of_their_share(data):
     widths = re.findall(r"width:([\d.]+)%\"></i>", report_sections.funnel(data))
     assert [float(width) for width in widths] == [100.0, 30.0, 10.0, 60.0]
+
+
+def test_intervals_of_a_line_reach_from_end_to_end():
+    drawn = svg.interval_lines([1, 3], {"a": [(0, -1, 1), (2, 2, 2)]}, "x", "y")
+    spans = re.findall(r'y1="([\d.]+)" y2="([\d.]+)" class="series-1 span"', drawn)
+    lengths = [float(low) - float(high) for high, low in spans]
+    frame = svg.Frame(width=360, height=240, left=58)
+    inside = frame.y(0.0) - frame.y(1.0)
+    assert lengths == [pytest.approx(inside * 2 / 3.3, abs=0.2), 0]  # 3 and a margin of 5 % each
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))

@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.generation.config import HeldOutPrompts, InlinePrompts, PromptFile
+from pipeline.generation.config import HeldOutPrompts, InlinePrompts, PartiPrompts, PromptFile
 from pipeline.generation.plan import ABLATIONS, FINAL, plan, shuffled_partners
 from pipeline.generation.prompts import Prompt, resolve
 from tests.tiny_stack import generate_config
@@ -77,3 +79,32 @@ def test_a_bad_prompt_file_is_refused(tmp_path):
 def test_eta_belongs_to_ddim():
     with pytest.raises(ValueError, match="belongs to sampler ddim"):
         generate_config(decoder={"num_steps": 3, "sampler": "ddpm", "eta": 0.5})
+
+
+def test_partiprompts_are_chosen_by_category_and_challenge(tmp_path):
+    table = tmp_path / "parti.tsv"
+    rows = [
+        "Prompt\tCategory\tChallenge\tNote",
+        "three cats\tAnimals\tQuantity\t",
+        "a dog\tAnimals\tBasic\ta note",
+        '"a sign that says ""stop"""\tArtifacts\tWriting & Symbols\t',
+    ]
+    table.write_text("\n".join(rows) + "\n")
+
+    def texts(**chosen):
+        config = PartiPrompts(type="parti", path=str(table), **chosen)
+        return [prompt.text for prompt in resolve(config, [], 3)]
+
+    assert texts() == ["three cats", "a dog", 'a sign that says "stop"']
+    assert texts(categories=("Animals",), challenges=("Quantity",)) == ["three cats"] * 3
+    with pytest.raises(ConfigError, match="no Category 'Food', only Animals, Artifacts"):
+        texts(categories=("Food",))
+    table.write_text("caption\na dog\n")
+    with pytest.raises(ConfigError, match="expected a TSV file with the columns Prompt"):
+        texts()
+
+
+def test_prompts_of_talks_can_be_drawn():
+    path = Path(__file__).parents[3] / "jobs/configs/prompts/talks.txt"
+    found = resolve(PromptFile(type="file", path=str(path)), [], 40)
+    assert len({prompt.text for prompt in found}) > 30
