@@ -22,23 +22,29 @@ class Column:
     pictures: UInt8[np.ndarray, " picture side side 3"]
 
 
-def sheet(columns: Sequence[Column], num_rows: int, side_px: int) -> bytes:
+def sheet(
+    columns: Sequence[Column], num_rows: int, side_px: int, row_names: Sequence[str] = ()
+) -> bytes:
     """The first rows side by side under the columns' names, as PNG.
 
     Args:
         columns: Left to right.
         num_rows: Rows shown, at most.
         side_px: Side of a shown picture; others are resized without smoothing.
+        row_names: One line above each row; none leaves no room for them.
     """
     rows = min(num_rows, *(len(column.pictures) for column in columns))
-    step = side_px + GAP_PX
-    canvas = Image.new("RGB", (len(columns) * step, HEAD_PX + rows * step), "white")
+    above = HEAD_PX if row_names else 0
+    step, down = side_px + GAP_PX, side_px + GAP_PX + above
+    canvas = Image.new("RGB", (len(columns) * step, HEAD_PX + rows * down), "white")
     draw = ImageDraw.Draw(canvas)
+    for row, name in enumerate(row_names[:rows]):
+        draw.text((2, HEAD_PX + row * down + 3), name, fill="black")
     for place, column in enumerate(columns):
         draw.text((place * step + 2, 3), column.name, fill="black")
         for row, picture in enumerate(column.pictures[:rows]):
             shown = Image.fromarray(picture).resize((side_px, side_px), Image.Resampling.NEAREST)
-            canvas.paste(shown, (place * step, HEAD_PX + row * step))
+            canvas.paste(shown, (place * step, HEAD_PX + row * down + above))
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
