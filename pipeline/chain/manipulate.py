@@ -51,10 +51,10 @@ class _Checked:
         names = [each.name for each in self.given]
         if self.asked.way == "interpolation":
             pairs = zip(names[::2], names[1::2], strict=True)
-            return [f"{first} → {second}" for first, second in pairs]
+            return [f"{first} to {second}" for first, second in pairs]
         if self.asked.way == "text_difference":
             return [
-                f'{n}: "{base}" → "{self.asked.text}"'
+                f'{n}: from "{base}" to "{self.asked.text}"'
                 for n, base in zip(names, self.bases, strict=True)
             ]
         if self.asked.text:

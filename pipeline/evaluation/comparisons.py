@@ -139,7 +139,7 @@ def upsamplers(
 
 
 def manipulations(results: Sequence[Rows], seed: int) -> dict[str, Estimates]:
-    """What manipulations keep, move and lose, a group per kind.
+    """What manipulations keep, move and lose, a group per kind; none where nothing was read.
 
     Args:
         results: Of ``ManipulateHeldOut``, all tasks.
@@ -147,7 +147,7 @@ def manipulations(results: Sequence[Rows], seed: int) -> dict[str, Estimates]:
     """
     ends = [value for row in results for value in row["interpolation"]]
     largest = float(max(ends))
-    return {
+    groups = {
         "reconstruction": {
             "reconstruction_psnr_db": _joined_mean(results, ("reconstruction", "psnr"), seed)
         },
@@ -159,6 +159,7 @@ def manipulations(results: Sequence[Rows], seed: int) -> dict[str, Estimates]:
         "text_differences": _text_differences(results),
         "principal_components": _principal_components(results, seed),
     }
+    return {name: found for name, found in groups.items() if found}
 
 
 def _joined(results: Sequence[Rows], path: Sequence[str]) -> list[Any]:

@@ -79,7 +79,7 @@ class ManipulateHeldOut:
     """Folder for sheets of the first pictures; None for a task that shows none."""
 
     def __call__(self) -> dict[str, Any]:
-        """``reconstruction``, ``interpolation``, ``variations``, ``edits``, ``pca``: rows per picture.
+        """Rows per picture of ``reconstruction, interpolation, variations, edits, pca``.
 
         Differences are between pictures of the decoder's size, readings are of final ones.
         """
