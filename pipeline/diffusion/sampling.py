@@ -203,6 +203,9 @@ def ddim_invert(
     process: Process,
     x_start: Float[Tensor, " batch *event"],
     num_sampling_steps: int,
+    *,
+    first_std: float = 0.0,
+    noise: Float[Tensor, " batch *event"] | None = None,
 ) -> Float[Tensor, " batch *event"]:
     r"""The noise x_T from which DDIM with eta 0 leads back to a clean sample.
 
@@ -213,14 +216,27 @@ def ddim_invert(
     prediction cannot be undone. Source: Song et al. 2021 (DDIM), Eq. 13
     and §4.3; Dhariwal & Nichol 2021, App. F.
 
+    A network that predicts x_0 errs by as much at hardly any noise as at a little, and the noise
+    that this implies, the error over :math:`\sqrt{1-\bar\alpha_t}`, is then many times too long.
+    With ``first_std`` the way begins with drawn noise where there is a little of it.
+
     Args:
         denoiser: The network with its conditions bound.
         process: Schedule and kind of output.
         x_start: Clean samples.
         num_sampling_steps: Network evaluations, as sampling will take.
+        first_std: Begin at the first step whose noise has this standard deviation; 0 at the
+            clean sample, as published.
+        noise: Standard normal, for ``first_std`` above 0.
     """
     x_t, asked = x_start, None
-    for step in reversed(_steps(process, num_sampling_steps, x_t)):
+    steps = list(reversed(_steps(process, num_sampling_steps, x_t)))
+    if noise is not None and first_std > 0:
+        place = sum(bool((1 - step.signal).sqrt().amin() < first_std) for step in steps[:-1])
+        signal = spread(steps[place].signal, x_t)
+        x_t, asked = signal.sqrt() * x_start + (1 - signal).sqrt() * noise, steps[place].t
+        steps = steps[place + 1 :]
+    for step in steps:
         # A clean sample has no step of its own: the network is asked as at the least noise.
         t, here = (step.t, step.signal) if asked is None else (asked, step.signal_before)
         clean = to_x_start(process.prediction, denoiser(x_t, t), x_t, here)

@@ -31,7 +31,7 @@ from pipeline.shards.embedding_files import EmbeddedDataset
 Bytes = UInt8[np.ndarray, " picture side side 3"]
 NUM_SHOWN = 8
 SHOWN_PX = 96
-STEPS_BETWEEN = (0.0, 0.25, 0.5, 0.75, 1.0)
+STEPS_BETWEEN = (0.0, 0.5, 1.0)
 OWN_NOISE, OTHER_NOISE = "own noise", "other noise"
 """Variations that start from the picture's x_T, or from another."""
 

@@ -33,6 +33,9 @@ Drawn = dict[str, Float[Tensor, " batch 3 side side"]]
 NUM_STEPS = 100
 """Denoising steps of an inversion and of the way back; what is lost falls with their number."""
 
+FIRST_STD = 0.1
+"""Noise with which the inversion of a decoder that predicts x_start begins (``ddim_invert``)."""
+
 
 @dataclass(frozen=True)
 class Latents:
@@ -91,7 +94,14 @@ class Manipulator:
         given = pictures.to(self._device)
         z_img = self.unclip.encode_pictures(given)
         small = functional.adaptive_avg_pool2d(given, self.decoder_px)
-        x_end = ddim_invert(self._denoiser(z_img), self._process, small, self._steps)
+        x_end = ddim_invert(
+            self._denoiser(z_img),
+            self._process,
+            small,
+            self._steps,
+            first_std=FIRST_STD if self._process.prediction == "x_start" else 0.0,
+            noise=self._noise("inversion", indices)(0),
+        )
         return Latents(z_img, x_end, tuple(indices))
 
     def reconstruction(self, latents: Latents) -> Float[Tensor, " batch 3 side side"]:

@@ -227,7 +227,7 @@ def test_manipulations_are_measured_for_every_picture_and_shown(source, stack, t
     widths = {path.stem: size_of(path)[0] for path in tmp_path.glob("*.png")}
     assert widths == {
         "reconstructions and variations": 400,
-        "interpolations": 500,
+        "interpolations": 300,
         "principal components": 300,
         "text differences, grey": 300,
     }
