@@ -220,8 +220,8 @@ def _small(
     asked, indices = work.asked, range(len(work.given))[part]
     fresh = asked.noise == "random"
     if asked.way == "interpolation":
-        halves = (manipulator.encode(pictures[k::2], indices[k::2]) for k in (0, 1))
-        return manipulator.interpolation(*halves, asked.thetas, fixed_noise=fresh)
+        first, second = (manipulator.encode(pictures[k::2], indices[k::2]) for k in (0, 1))
+        return manipulator.interpolation(first, second, asked.thetas, fixed_noise=fresh)
     latents = manipulator.encode(pictures, indices)
     if asked.way == "text_difference":
         texts = [asked.text] * len(indices)

@@ -289,11 +289,10 @@ def repaint_sample(
                 return torch.where(is_known, known, mean)
             painted = mean + spread(variance.sqrt(), x_t) * noise(next(numbers)).to(x_t)
             told = before.sqrt() * known + (1 - before).sqrt() * noise(next(numbers)).to(x_t)
-            x_s = torch.where(is_known, told, painted)
+            x_t = torch.where(is_known, told, painted)
             if visit + 1 < num_visits:
                 alpha = spread(step.signal, x_t) / before
-                x_t = alpha.sqrt() * x_s + (1 - alpha).sqrt() * noise(next(numbers)).to(x_t)
-        x_t = x_s
+                x_t = alpha.sqrt() * x_t + (1 - alpha).sqrt() * noise(next(numbers)).to(x_t)
     return x_t
 
 

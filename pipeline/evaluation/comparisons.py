@@ -145,8 +145,8 @@ def manipulations(results: Sequence[Rows], seed: int) -> dict[str, Estimates]:
         results: Of ``ManipulateHeldOut``, all tasks.
         seed: Seed of the resampling.
     """
-    ends = [value for row in results for value in row["interpolation"]]
-    largest = float(max(ends))
+    ends = [float(value) for row in results for value in row["interpolation"]]
+    largest = max(ends)
     groups = {
         "reconstruction": {
             "reconstruction_psnr_db": _joined_mean(results, ("reconstruction", "psnr"), seed)
