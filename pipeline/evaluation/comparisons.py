@@ -214,7 +214,8 @@ def _text_differences(results: Sequence[Rows]) -> Estimates:
 
 
 def _principal_components(results: Sequence[Rows], seed: int) -> Estimates:
-    names = _names(results, ("pca",))
+    # Tasks that were read from their files state names in the order of the alphabet.
+    names = sorted(_names(results, ("pca",)), key=lambda name: int(name.split()[0]))
     found: Estimates = {}
     for name in names:
         short = name.replace(" ", "_")

@@ -117,7 +117,7 @@ class Manipulator:
             latents: Of the pictures.
             num: Variations of each.
             eta: DDIM's share of fresh noise on the way, 0 to 1.
-            fresh: Start from fresh noise too, which keeps z_img alone.
+            fresh: Start from fresh noise too, which keeps z_img alone; on the way it is the same.
         """
         found = {}
         for number in range(1, num + 1):

@@ -83,7 +83,8 @@ def test_every_way_writes_a_grid_its_settings_and_every_picture(run, files, way)
     assert line["columns"] == COLUMNS[way]
     rows = {"inpainting": 1, "interpolation": 2}.get(way, 4)
     with Image.open("out/grid.png") as grid:
-        assert grid.size == (100 * len(COLUMNS[way]), 18 + rows * 118)
+        assert grid.height == 18 + rows * 118
+        assert grid.width >= 100 * len(COLUMNS[way])  # more where a row's line is longer
     settings = json.loads(Path("out/settings.json").read_text())
     assert settings["steps"] == 3
     assert set(settings["models"]) == {"clip", "prior", "decoder", "upsampler_8_16"}
