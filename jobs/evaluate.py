@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 PROTOCOLS = (
-    "priors", "decoder", "upsamplers", "prior_importance", "guidance", "typographic", "probes",
-    "memorisation", "side_by_side",
+    "priors", "decoder", "upsamplers", "manipulations", "prior_importance", "guidance",
+    "typographic", "probes", "memorisation", "side_by_side",
 )  # fmt: skip
 
 
@@ -40,7 +40,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=PROTOCOLS,
         help="priors: trains rival_priors, draws of each against the true embeddings, losses with "
         "other conditions; decoder: losses with other conditions, DDIM inversion; upsamplers: "
-        "against bicubic; prior_importance: pictures of captions with and without the prior; "
+        "against bicubic; manipulations: what jobs.manipulate keeps, moves and loses; "
+        "prior_importance: pictures of captions with and without the prior; "
         "guidance: a sweep of the decoder's guidance; typographic: words drawn on pictures; "
         "probes: prompts at known limits; memorisation: nearest training pictures of generated "
         "ones; side_by_side: another run's models on the same prompts; may be repeated",

@@ -26,7 +26,7 @@ from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.run_file import RunFile
 
-PROTOCOLS = ("priors", "decoder", "upsamplers", *drawn_protocols.WORK)
+PROTOCOLS = ("priors", "decoder", "upsamplers", "manipulations", *drawn_protocols.WORK)
 VERSION = 1
 
 
@@ -186,6 +186,17 @@ def _upsamplers(run: RunFile, known: Mapping[str, Result], session: _Beside) -> 
     return _planned("upsamplers", config, inputs, protocol_work.compare_upsamplers)
 
 
+def _manipulations(run: RunFile, known: Mapping[str, Result], session: _Beside) -> Planned:
+    if "decoder" not in known:
+        raise ConfigError("--protocol manipulations: no decoder is finished; run jobs.run first")
+    models = {name: known[name] for name in run.upsampler_names() if name in known}
+    inputs = {**_data(known), "decoder": known["decoder"], **models}
+    config = run.protocols.manipulations
+    sampling = Sampling() if run.generate is None else run.generate.sampling
+    config = config.model_copy(update={"sampling": config.sampling or sampling})
+    return _planned("manipulations", config, inputs, protocol_work.check_manipulations)
+
+
 def _drawn(name: str, run: RunFile, known: Mapping[str, Result], session: _Beside) -> Planned:
     inputs = {**_data(known), **drawn_settings.inputs(name, run, known)}
     config = drawn_settings.settled(name, run)
@@ -197,4 +208,5 @@ _STAGES: dict[str, Callable[[RunFile, Mapping[str, Result], _Beside], Planned]] 
     "decoder": _decoder,
     "upsamplers": _upsamplers,
     **{name: partial(_drawn, name) for name in drawn_protocols.WORK},
+    "manipulations": _manipulations,
 }

@@ -6,10 +6,11 @@ Dimension names: ``picture``, ``side`` (pixels; may differ from column to column
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 HEAD_PX, GAP_PX = 18, 4
 
@@ -36,7 +37,9 @@ def sheet(
     rows = min(num_rows, *(len(column.pictures) for column in columns))
     above = HEAD_PX if row_names else 0
     step, down = side_px + GAP_PX, side_px + GAP_PX + above
-    canvas = Image.new("RGB", (len(columns) * step, HEAD_PX + rows * down), "white")
+    longest = max((ceil(ImageFont.load_default().getlength(name)) for name in row_names), default=0)
+    width = max(len(columns) * step, longest + GAP_PX)
+    canvas = Image.new("RGB", (width, HEAD_PX + rows * down), "white")
     draw = ImageDraw.Draw(canvas)
     for row, name in enumerate(row_names[:rows]):
         draw.text((2, HEAD_PX + row * down + 3), name, fill="black")

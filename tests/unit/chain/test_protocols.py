@@ -61,6 +61,7 @@ SMALL = {
     "typographic": {**DRAWN, "num_samples": 12, "classes": ["caption", "other"]},
     "probes": {**DRAWN, "num_each": 2, "probes": [{**each, "expect": "it"} for each in PROBES]},
     "memorisation": FEW,
+    "manipulations": {**FEW, "num_steps": 3, "sampling": {"upsamplers": [{"num_steps": 2}]}},
 }
 
 
@@ -118,9 +119,12 @@ def test_all_protocols_measure_and_a_second_call_does_nothing(run):
     assert any("frechet" in name for name in upsampler)
     measured = {name: found["metrics"] for name, found in table["protocols"].items()}
     check_drawn(measured)
+    changed = table["protocols"]["manipulations"]["metrics"]
+    assert changed["interpolation"]["interpolation_ends_largest_difference"]["value"] == 0
+    assert changed["reconstruction"]["reconstruction_psnr_db"]["num"] == 8
     assert table["trainings"]["linear_prior"]["cpu_s"] >= 0
     report = Path(line["report_path"]).read_text()
-    for text in ("Cosine to z_img", "z_txt", "data:image/png", "inversion"):
+    for text in ("Cosine to z_img", "z_txt", "data:image/png", "inversion", "interpolations"):
         assert text in report
     done = {
         path: path.stat().st_mtime_ns
