@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline import storage
 from pipeline.generation.config import GenerateConfig
-from pipeline.generation.pictures import png_bytes, to_images
+from pipeline.generation.pictures import models_as_facts, png_bytes, to_images
 from pipeline.generation.plan import DECODER, FINAL, Partition, PictureJob
 from pipeline.generation.run_stages import RunStages
 from pipeline.generation.unclip import UnCLIP
@@ -125,13 +125,12 @@ class PartitionMaker:
         return _Made(jobs, kind, pngs, *arrays)
 
     def _provenance(self, job: PictureJob, kind: str) -> dict[str, str]:
-        models = {f"Model {name}": sha[:16] for name, sha in self._fingerprints().items()}
         return {
             "Prompt": job.prompt,
             "Seed": str(self._config.seed),
             "Picture": str(job.index),
             "Kind": kind,
-            **models,
+            **models_as_facts(self._fingerprints()),
         }
 
     def _fingerprints(self) -> dict[str, str]:

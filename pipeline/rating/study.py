@@ -52,8 +52,10 @@ def items(config: StudyConfig) -> Iterator[Item]:
     """
     first, second = read_system(config.first), read_system(config.second)
     pairs = paired(first, second)
-    chosen = [(question, _chosen(question, pairs, config)) for question in config.questions]
-    for question, groups in chosen:
+    chosen: dict[Question, list[list[Pair]]] = {
+        question: _chosen(question, pairs, config) for question in config.questions
+    }
+    for question, groups in chosen.items():
         ours = first.files({pair.first for group in groups for pair in group})
         theirs = second.files({pair.second for group in groups for pair in group})
         for number, group in enumerate(groups):
