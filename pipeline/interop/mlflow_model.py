@@ -5,6 +5,7 @@ folder, so that it needs neither the run's folder nor this project's storage. ``
 gives it a name.
 """
 
+import os
 import shutil
 import warnings
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from pipeline.generation.unclip import UnCLIP
 from pipeline.results import INDEX, MANIFEST
 
 ARTIFACT = "run"
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would end in a blink
 REQUIREMENTS = (
     "mlflow",
     "fsspec",

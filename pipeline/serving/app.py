@@ -1,7 +1,8 @@
 """Ray Serve: pictures for programs and people.
 
 - ``POST /generate``: JSON ``prompt, seed, num_pictures, guidance_scale`` → a PNG; of several
-  pictures JSON ``{"pictures": [base64, …]}``
+  pictures JSON ``{"pictures": [base64, …], "withheld": [[], …]}``. What a safety rule withholds is
+  black; why stands in ``withheld``, or in the header ``X-Withheld`` of a single one
 - ``POST /variations``: the same with ``picture`` (base64): other pictures with its z_img
 - ``GET /``: the page; ``GET /healthz``: the state and the models
 
@@ -22,10 +23,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from pipeline.generation.pictures import models_as_facts
+from pipeline.generation.safety import PictureRules, PromptRules
 from pipeline.generation.unclip import UnCLIP
 from pipeline.memory import keep_freed_memory
 from pipeline.serving.config import ServeConfig
-from pipeline.serving.drawing import Order, draw
+from pipeline.serving.drawing import Drawn, Order, draw
 from pipeline.serving.page import page
 from pipeline.serving.requests import (
     MAX_BODY_BYTES,
@@ -55,9 +57,16 @@ class PictureService:
         device = "cuda" if config.gpus_per_replica > 0 else "cpu"
         self._config = config
         self._unclip = UnCLIP.from_run(run_uri, device=device)
+        safety, stack = config.safety, self._unclip.stack
+        self._prompt_rules = None if safety is None else PromptRules(safety)
+        self._picture_rules = None
+        if safety is not None and safety.judges_pictures:
+            dim, sha256 = stack.clip.config.embed_dim, stack.fingerprints["clip"]
+            self._picture_rules = PictureRules(safety, dim, sha256)
         self._draw.set_max_batch_size(config.max_batch_size)  # type: ignore[attr-defined]
         self._draw.set_batch_wait_timeout_s(config.batch_wait_s)  # type: ignore[attr-defined]
         self._pictures = Counter("unclip_pictures", "Pictures made")
+        self._withheld = Counter("unclip_withheld", "Pictures withheld by safety rules")
         self._refused = Counter("unclip_refused", "Requests refused", ("status",))
         self._seconds = Histogram("unclip_request_seconds", "From request to answer", SECONDS)
 
@@ -82,35 +91,39 @@ class PictureService:
         body = await body_of(request, MAX_PICTURE_BYTES if of_picture else MAX_BODY_BYTES)
         if of_picture and request.headers.get("content-type", "").startswith(FORM):
             return await self._page(form_of(body), of_picture=True)
-        pngs = await self._made(json_values(body), of_picture=of_picture)
-        if len(pngs) == 1:
-            return Response(pngs[0], media_type="image/png")
-        return JSONResponse({"pictures": [base64.b64encode(png).decode() for png in pngs]})
+        made = await self._made(json_values(body), of_picture=of_picture)
+        if len(made) == 1:
+            told = {"X-Withheld": ", ".join(made[0].withheld)} if made[0].withheld else None
+            return Response(made[0].png, media_type="image/png", headers=told)
+        pictures = [base64.b64encode(each.png).decode() for each in made]
+        return JSONResponse({"pictures": pictures, "withheld": [each.withheld for each in made]})
 
     async def _page(self, asked: Mapping[str, str], *, of_picture: bool) -> Response:
         """What a form asks for, or why not, on the page."""
         try:
-            pngs = await self._made(form_values(asked), of_picture=of_picture)
+            made = await self._made(form_values(asked), of_picture=of_picture)
         except Refused as refused:
             self._count(refused)
             return HTMLResponse(page(asked, error=refused.reason), refused.status)
-        return HTMLResponse(page(asked, pngs))
+        return HTMLResponse(page(asked, made))
 
-    async def _made(self, values: dict[str, Any], *, of_picture: bool) -> list[bytes]:
+    async def _made(self, values: dict[str, Any], *, of_picture: bool) -> list[Drawn]:
         started = time.perf_counter()
-        wanted = checked(values, self._config, of_picture=of_picture)
-        pngs = await self._draw(Order(wanted, picture_of(wanted, self._config)))
-        self._pictures.inc(len(pngs))
+        wanted = checked(values, self._config, self._prompt_rules, of_picture=of_picture)
+        made = await self._draw(Order(wanted, picture_of(wanted, self._config)))
+        self._pictures.inc(len(made))
+        self._withheld.inc(sum(bool(each.withheld) for each in made))
         self._seconds.observe(time.perf_counter() - started)
-        return pngs
+        return made
 
     def _count(self, refused: Refused) -> None:
         self._refused.inc(tags={"status": str(refused.status)})
 
     @serve.batch
-    async def _draw(self, orders: list[Order]) -> list[list[bytes]]:
-        """PNGs of several requests; sampling runs beside the event loop, which stays awake."""
-        return await asyncio.to_thread(draw, self._unclip, orders, self._config.max_batch_size)
+    async def _draw(self, orders: list[Order]) -> list[list[Drawn]]:
+        """Pictures of several requests; sampling runs beside the event loop, which stays awake."""
+        size, rules = self._config.max_batch_size, self._picture_rules
+        return await asyncio.to_thread(draw, self._unclip, orders, size, rules)
 
 
 def application(config: ServeConfig, run_uri: str) -> serve.Application:

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from pipeline.config import StrictModel
+from pipeline.generation.config import SafetyConfig
 
 
 class ServeConfig(StrictModel):
@@ -30,3 +31,5 @@ class ServeConfig(StrictModel):
     """Pictures of one request; more are answered 422."""
     max_picture_px: int = Field(default=4096, ge=1)
     """Longer side of a picture that is sent in for variations; larger ones are answered 422."""
+    safety: SafetyConfig | None = None
+    """Which prompts are refused (422) and which pictures withheld; off by default."""

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from pipeline.generation.pictures import models_as_facts, png_bytes, to_images
+from pipeline.generation.safety import PictureRules, Verdict, shown
 from pipeline.generation.unclip import UnCLIP
 from pipeline.serving.requests import Wanted
 
@@ -21,18 +22,31 @@ class Order:
     """What shall be varied."""
 
 
-def draw(unclip: UnCLIP, orders: Sequence[Order], batch_size: int) -> list[list[bytes]]:
+@dataclass(frozen=True)
+class Drawn:
+    """One picture."""
+
+    png: bytes
+    """Black, where it is withheld."""
+    withheld: tuple[str, ...] = ()
+    """Why."""
+
+
+def draw(
+    unclip: UnCLIP, orders: Sequence[Order], batch_size: int, rules: PictureRules | None = None
+) -> list[list[Drawn]]:
     """All pictures of every request.
 
     Args:
         unclip: The stack.
         orders: The requests.
         batch_size: Pictures of one sampling run.
+        rules: What no picture may show.
 
     Returns:
-        PNG files per request, in the order of their numbers.
+        Pictures per request, in the order of their numbers.
     """
-    made = [list[bytes]() for _ in orders]
+    made = [list[Drawn]() for _ in orders]
     groups: dict[tuple[int, float | None, bool], list[tuple[int, int]]] = {}
     for place, order in enumerate(orders):
         wanted = order.wanted
@@ -42,13 +56,15 @@ def draw(unclip: UnCLIP, orders: Sequence[Order], batch_size: int) -> list[list[
         for start in range(0, len(members), batch_size):
             part = members[start : start + batch_size]
             chosen = [orders[place] for place, _ in part]
-            pngs = _sampled(unclip, chosen, [index for _, index in part])
-            for (place, _), png in zip(part, pngs, strict=True):
-                made[place].append(png)
+            drawn = _sampled(unclip, chosen, [index for _, index in part], rules)
+            for (place, _), picture in zip(part, drawn, strict=True):
+                made[place].append(picture)
     return made
 
 
-def _sampled(unclip: UnCLIP, orders: Sequence[Order], indices: Sequence[int]) -> list[bytes]:
+def _sampled(
+    unclip: UnCLIP, orders: Sequence[Order], indices: Sequence[int], rules: PictureRules | None
+) -> list[Drawn]:
     """One sampling run; its requests have one seed, one guidance and one kind."""
     seed = orders[0].wanted.seed
     stack = unclip.with_decoder(orders[0].wanted.guidance_scale, None)
@@ -58,10 +74,16 @@ def _sampled(unclip: UnCLIP, orders: Sequence[Order], indices: Sequence[int]) ->
     else:
         z_img = torch.cat([_z_img(stack, order.picture) for order in orders if order.picture])
     pictures = stack.upsample(stack.decode(z_img, texts, seed, indices), seed, indices)
-    models = models_as_facts(unclip.stack.fingerprints)
+    images, models = to_images(pictures), models_as_facts(unclip.stack.fingerprints)
+    verdicts = [Verdict((), {})] * len(images)
+    if rules is not None:
+        verdicts = rules(texts, images, stack.encode_pictures(pictures).float().cpu().numpy())
     return [
-        png_bytes(image, {**_facts(order, index), **models})
-        for image, order, index in zip(to_images(pictures), orders, indices, strict=True)
+        Drawn(
+            png_bytes(shown(image, verdict), {**_facts(order, index), **models, **verdict.facts()}),
+            verdict.reasons,
+        )
+        for image, verdict, order, index in zip(images, verdicts, orders, indices, strict=True)
     ]
 
 

@@ -4,6 +4,8 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 
+from pipeline.serving.drawing import Drawn
+
 STYLE = """
 :root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1b2330;--soft:#5d6878;--line:#d5dae2;
 --a:#2f6fde;--bad:#b42f2f}
@@ -41,14 +43,14 @@ FIELDS = (
 
 
 def page(
-    asked: Mapping[str, str] | None = None, pngs: Sequence[bytes] = (), error: str = ""
+    asked: Mapping[str, str] | None = None, made: Sequence[Drawn] = (), error: str = ""
 ) -> str:
     """The form with what was asked, and the pictures or what went wrong.
 
     Args:
         asked: The form's fields ``prompt, seed, number, guidance``; ``picture`` where it is a
             picture that was varied.
-        pngs: The pictures that were made.
+        made: The pictures that were made.
         error: What to tell instead.
     """
     asked = asked or {}
@@ -63,7 +65,7 @@ def page(
         "<h1>Text to picture</h1><p>Describe a picture. The same seed gives the same pictures.</p>"
         '<form class="ask" method="get" action="/">'
         + _field("prompt", "Prompt", asked.get("prompt", ""), ' class="wide"', "required autofocus")
-        + f"{fields}<button>Draw</button></form>{_result(asked, pngs, error)}</main></body></html>"
+        + f"{fields}<button>Draw</button></form>{_result(asked, made, error)}</main></body></html>"
     )
 
 
@@ -74,10 +76,10 @@ def _field(name: str, label: str, value: str, wrapper: str, attributes: str) -> 
     )
 
 
-def _result(asked: Mapping[str, str], pngs: Sequence[bytes], error: str) -> str:
+def _result(asked: Mapping[str, str], made: Sequence[Drawn], error: str) -> str:
     if error:
         return f'<p class="error" role="alert">{html.escape(error)}</p>'
-    if not pngs:
+    if not made:
         return ""
     source = asked.get("picture")
     of = f"Variations of this picture, seed {asked.get('seed') or 0}"
@@ -85,14 +87,16 @@ def _result(asked: Mapping[str, str], pngs: Sequence[bytes], error: str) -> str:
     original = ""
     if source:
         original = f"<figure>{_image(source, 'the picture that is varied')}</figure>"
-    figures = "".join(_figure(asked, png, place) for place, png in enumerate(pngs))
-    shape = "grid one" if len(pngs) == 1 and not source else "grid"
+    figures = "".join(_figure(asked, each, place) for place, each in enumerate(made))
+    shape = "grid one" if len(made) == 1 and not source else "grid"
     return f'<h2>{title}</h2><div class="{shape}">{original}{figures}</div>'
 
 
-def _figure(asked: Mapping[str, str], png: bytes, place: int) -> str:
+def _figure(asked: Mapping[str, str], drawn: Drawn, place: int) -> str:
     """A picture, and the button that asks for its variations: z_img is what they share."""
-    source = base64.b64encode(png).decode()
+    if drawn.withheld:
+        return f"<figure><p>Withheld: {html.escape(', '.join(drawn.withheld))}</p></figure>"
+    source = base64.b64encode(drawn.png).decode()
     seed = asked.get("seed") or "0"
     # With the seed it was made with, a variation would begin with the same noise.
     fresh = {"seed": str(int(seed) + 1) if seed.isdigit() else "1", "picture": source}

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from pipeline.config import StrictModel
 from pipeline.errors import ConfigError
 from pipeline.generation import prompts
+from pipeline.generation.safety import PromptRules
 from pipeline.serving.config import ServeConfig
 
 MAX_BODY_BYTES = 65_536
@@ -45,8 +46,20 @@ class Refused(Exception):
         self.status, self.reason = status, reason
 
 
-def checked(values: Mapping[str, Any], config: ServeConfig, *, of_picture: bool) -> Wanted:
+def checked(
+    values: Mapping[str, Any],
+    config: ServeConfig,
+    rules: PromptRules | None = None,
+    *,
+    of_picture: bool,
+) -> Wanted:
     """A request within its limits.
+
+    Args:
+        values: Its fields.
+        config: The limits.
+        rules: What no prompt may hold.
+        of_picture: Whether variations are asked for.
 
     Raises:
         Refused: A value is out of its range; says which.
@@ -63,11 +76,17 @@ def checked(values: Mapping[str, Any], config: ServeConfig, *, of_picture: bool)
     if of_picture != (wanted.picture is not None):
         raise Refused(422, f"picture: {'needed' if of_picture else 'belongs to /variations'}")
     if wanted.prompt or not of_picture:
-        try:
-            prompts.check([wanted.prompt])
-        except ConfigError as error:
-            raise Refused(422, str(error)) from error
+        _check_prompt(wanted.prompt, rules)
     return wanted
+
+
+def _check_prompt(prompt: str, rules: PromptRules | None) -> None:
+    try:
+        prompts.check([prompt])
+    except ConfigError as error:
+        raise Refused(422, str(error)) from error
+    if rules is not None and (rule := rules(prompt)) is not None:
+        raise Refused(422, f"the prompt is refused by the safety rule {rule}")
 
 
 def picture_of(wanted: Wanted, config: ServeConfig) -> Image.Image | None:

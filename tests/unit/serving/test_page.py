@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.serving.config import ServeConfig
+from pipeline.serving.drawing import Drawn
 from pipeline.serving.page import page
 
 
@@ -34,7 +35,9 @@ def test_the_form_works_without_scripts_and_keeps_what_was_asked():
 
 
 def test_pictures_are_shown_with_their_prompt_and_can_be_varied():
-    found = tags(page({"prompt": "a <b>red</b> circle", "seed": "3"}, [b"one", b"two"]))
+    found = tags(
+        page({"prompt": "a <b>red</b> circle", "seed": "3"}, [Drawn(b"one"), Drawn(b"two")])
+    )
     images = [attrs for tag, attrs in found if tag == "img"]
     encoded = [base64.b64encode(png).decode() for png in (b"one", b"two")]
     assert [image["src"] for image in images] == [f"data:image/png;base64,{e}" for e in encoded]
@@ -45,11 +48,17 @@ def test_pictures_are_shown_with_their_prompt_and_can_be_varied():
 
 
 def test_a_varied_picture_stands_before_its_variations():
-    found = tags(page({"picture": 'x" onerror="', "seed": "4"}, [b"one"]))
+    found = tags(page({"picture": 'x" onerror="', "seed": "4"}, [Drawn(b"one")]))
     images = [attrs for tag, attrs in found if tag == "img"]
     assert images[0]["src"].endswith('x" onerror="')
     assert len(images) == 2
     assert all("onerror" not in image for image in images)
+
+
+def test_a_withheld_picture_is_named_and_not_shown():
+    text = page({"prompt": "a"}, [Drawn(b"black", ("unsafe", "too_red"))])
+    assert "Withheld: unsafe, too_red" in text
+    assert "<img" not in text
 
 
 def test_what_went_wrong_is_told_and_escaped():

@@ -1,14 +1,19 @@
 import base64
 import io
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.generation.config import SafetyConfig
+from pipeline.generation.safety import PictureRules, PromptRules
 from pipeline.generation.unclip import UnCLIP
+from pipeline.selection.heads import write_head
 from pipeline.serving.config import ServeConfig
 from pipeline.serving.drawing import Order, draw
 from pipeline.serving.requests import Refused, Wanted, checked, form_of, form_values, picture_of
 from tests import tiny_stack
+from tests.synthetic import DIM
 
 CONFIG = ServeConfig(max_pictures=4, max_picture_px=64)
 
@@ -83,14 +88,31 @@ def test_requests_that_are_drawn_together_get_what_they_get_alone(unclip):
     ]
     together = draw(unclip, orders, 2)
     assert [len(pngs) for pngs in together] == [3, 2, 1, 1]
-    for order, pngs in zip(orders, together, strict=True):
+    for order, made in zip(orders, together, strict=True):
         (alone,) = draw(unclip, [order], 8)
-        for png, wanted in zip(pngs, alone, strict=True):
-            found, expected = (Image.open(io.BytesIO(each)) for each in (png, wanted))
+        for drawn, wanted in zip(made, alone, strict=True):
+            found, expected = (Image.open(io.BytesIO(each.png)) for each in (drawn, wanted))
             assert found.text == expected.text
             pixels = zip(found.tobytes(), expected.tobytes(), strict=True)
             assert max(abs(a - b) for a, b in pixels) <= 1
-    facts = Image.open(io.BytesIO(together[1][1])).text
+    facts = Image.open(io.BytesIO(together[1][1].png)).text
     assert facts["Generated"] == facts["Variation"] == "true"
     assert (facts["Picture"], facts["Seed"]) == ("1", "2")
     assert len(facts["Model decoder"]) == 16
+
+
+def test_safety_rules_refuse_prompts_and_withhold_pictures(unclip, tmp_path):
+    rules = PromptRules(SafetyConfig(words=("gun",)))
+    with pytest.raises(Refused, match="safety rule words"):
+        checked({"prompt": "a Gun"}, CONFIG, rules, of_picture=False)
+    wanted = checked({"prompt": "a cat", "num_pictures": 2}, CONFIG, rules, of_picture=False)
+    path = str(tmp_path / "head.safetensors")
+    layer = np.zeros((1, DIM), np.float32), np.ones(1, np.float32)
+    write_head(path, [layer], scale="raw", activation="none", calibration="always 1")
+    always = SafetyConfig(heads={"unsafe": {"path": path, "at_most": 0.5}})
+    judge = PictureRules(always, DIM, unclip.stack.fingerprints["clip"])
+    (made,) = draw(unclip, [Order(wanted, None)], 8, judge)
+    assert [drawn.withheld for drawn in made] == [("unsafe",)] * 2
+    image = Image.open(io.BytesIO(made[0].png))
+    assert image.getbbox() is None
+    assert image.text["Withheld"] == "unsafe"
