@@ -38,7 +38,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of pictures, order, sides (default 0)")
     parser.add_argument(
-        "--database", metavar="FILE", help="default: ratings.sqlite in the run's output folder"
+        "--database",
+        metavar="FILE",
+        default="ratings.sqlite",
+        help="default: ratings.sqlite, here",
     )
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
     parser.add_argument("--port", type=int, default=8010, help="default: 8010; 0 takes a free one")
@@ -52,16 +55,15 @@ def show(run: "RunFile", options: argparse.Namespace) -> Iterator[dict[str, Any]
     from pipeline.rating.results import summary, write
     from pipeline.rating.store import opened
 
-    database = options.database or f"{run.output_dir}/ratings.sqlite"
     if options.against is not None:
-        _serve(run, options, database)
-    with opened(database) as store:
+        _serve(run, options)
+    with opened(options.database) as store:
         if options.export is not None:
             write(store, options.export)
         yield summary(store)
 
 
-def _serve(run: "RunFile", options: argparse.Namespace, database: str) -> None:
+def _serve(run: "RunFile", options: argparse.Namespace) -> None:
     from pipeline.config import checked
     from pipeline.progress import Progress
     from pipeline.rating.app import serve
@@ -82,7 +84,7 @@ def _serve(run: "RunFile", options: argparse.Namespace, database: str) -> None:
     serve(
         checked(StudyConfig, study, "jobs.rate"),
         checked(PageConfig, pages, "jobs.rate"),
-        database,
+        options.database,
         Progress().say,
     )
 
