@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 STARTED_S = 60
 ANSWERED_S = 60
-KEYS = {"Backspace": 8, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
+KEYS = {"Backspace": 8, "Enter": 13, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
 
 
 class Page:
@@ -71,7 +71,7 @@ class Page:
         return found["result"].get("value")
 
     def press(self, key):
-        text = {} if key in KEYS else {"text": key}
+        text = {"text": "\r"} if key == "Enter" else {} if key in KEYS else {"text": key}
         code = KEYS.get(key, ord(key[0]))
         for kind in ("keyDown", "keyUp"):
             self.call(

@@ -112,7 +112,8 @@ class PictureService:
         wanted = checked(values, self._config, self._prompt_rules, of_picture=of_picture)
         made = await self._draw(Order(wanted, picture_of(wanted, self._config)))
         self._pictures.inc(len(made))
-        self._withheld.inc(sum(bool(each.withheld) for each in made))
+        if withheld := sum(bool(each.withheld) for each in made):
+            self._withheld.inc(withheld)
         self._seconds.observe(time.perf_counter() - started)
         return made
 

@@ -1,6 +1,7 @@
 """Lists the benchmarks with their bars."""
 
 BENCHMARKS = {
+    "batch_generation": "2 workers: at least 1.8 x one worker's pictures/s, on more than 2 cores",
     "budget": "peak memory of the demo's trainings: planned within 15 % of what they take (PSS)",
     "checkpointing": "loop stops <= 20 % of a synchronous save's time; EMA <= 5 % of a step",
     "crawl": "img2dataset 1.47: at least its pictures/s and pictures/CPU-s, 256 px, local server",

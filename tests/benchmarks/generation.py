@@ -61,7 +61,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         size = SIZES[arguments.device]
-        places = _stack(Path(folder), size)
+        places = make_stack(Path(folder), size)
         how = {"device": arguments.device, "threads": arguments.threads, "draws": size["draws"]}
         sides = [Side(name, {**SETTINGS, **places, **how}) for name in ("ours", "diffusers")]
         return finish(_compare(*sides, arguments.pairs))
@@ -99,7 +99,7 @@ def _compare(ours: "Side", peer: "Side", num_pairs: int) -> list[dict[str, Any]]
     return [speed, memory]
 
 
-def _stack(folder: Path, size: dict[str, Any]) -> dict[str, str]:
+def make_stack(folder: Path, size: dict[str, Any]) -> dict[str, str]:
     """A run's folder with random weights, and the same exported."""
     embed, (width, layers) = size["embed"], size["prior"]
     shape = {"embed_dim": embed, "text_width": embed, "context_length": 77}
