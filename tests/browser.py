@@ -17,8 +17,8 @@ import pytest
 from websockets.sync.client import connect
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-STARTED_S = 60
-ANSWERED_S = 60
+STARTED_S = 120
+ANSWERED_S = 240
 KEYS = {"Backspace": 8, "Enter": 13, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
 
 

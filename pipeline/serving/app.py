@@ -4,7 +4,7 @@
   pictures JSON ``{"pictures": [base64, …], "withheld": [[], …]}``. What a safety rule withholds is
   black; why stands in ``withheld``, or in the header ``X-Withheld`` of a single one
 - ``POST /variations``: the same with ``picture`` (base64): other pictures with its z_img
-- ``GET /``: the page; ``GET /healthz``: the state and the models
+- ``/``: the page; ``GET /healthz``: the state and the models
 
 Waiting requests with equal settings share one sampling run. Where more wait than the limit, Serve
 answers 503 at once, so that nothing is accepted and then lost.
@@ -43,7 +43,6 @@ from pipeline.serving.requests import (
 
 APPLICATION = "unclip"
 GENERATE, VARIATIONS = "/generate", "/variations"
-FORM = "application/x-www-form-urlencoded"
 SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100]
 
 
@@ -76,9 +75,8 @@ class PictureService:
         try:
             if method == "POST" and path in (GENERATE, VARIATIONS):
                 return await self._post(request, of_picture=path == VARIATIONS)
-            if (method, path) == ("GET", "/"):
-                asked = dict(request.query_params)
-                return await self._page(asked, of_picture=False) if asked else HTMLResponse(page())
+            if path == "/":
+                return await self._form(request)
             if (method, path) == ("GET", "/healthz"):
                 models = models_as_facts(self._unclip.stack.fingerprints)
                 return JSONResponse({"status": "ok", "models": models})
@@ -89,14 +87,20 @@ class PictureService:
 
     async def _post(self, request: Request, *, of_picture: bool) -> Response:
         body = await body_of(request, MAX_PICTURE_BYTES if of_picture else MAX_BODY_BYTES)
-        if of_picture and request.headers.get("content-type", "").startswith(FORM):
-            return await self._page(form_of(body), of_picture=True)
         made = await self._made(json_values(body), of_picture=of_picture)
         if len(made) == 1:
             told = {"X-Withheld": ", ".join(made[0].withheld)} if made[0].withheld else None
             return Response(made[0].png, media_type="image/png", headers=told)
         pictures = [base64.b64encode(each.png).decode() for each in made]
         return JSONResponse({"pictures": pictures, "withheld": [each.withheld for each in made]})
+
+    async def _form(self, request: Request) -> Response:
+        """The page: prompts come in its address, pictures to vary in its body."""
+        if request.method == "POST":
+            form = form_of(await body_of(request, MAX_PICTURE_BYTES))
+            return await self._page(form, of_picture=True)
+        asked = dict(request.query_params)
+        return await self._page(asked, of_picture=False) if asked else HTMLResponse(page())
 
     async def _page(self, asked: Mapping[str, str], *, of_picture: bool) -> Response:
         """What a form asks for, or why not, on the page."""

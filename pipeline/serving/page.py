@@ -108,7 +108,7 @@ def _figure(asked: Mapping[str, str], drawn: Drawn, place: int) -> str:
     label = f"{asked.get('prompt', '')}, picture {place + 1}"
     return (
         f"<figure>{_image(source, label)}"
-        f'<form method="post" action="/variations">{hidden}<button>Variations</button></form>'
+        f'<form method="post" action="/">{hidden}<button>Variations</button></form>'
         "</figure>"
     )
 

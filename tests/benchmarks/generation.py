@@ -34,17 +34,15 @@ AT_LEAST, AT_LEAST_MEMORY = 1.1, 1.0
 PROMPTS = [
     "a red circle on a grey background",
     "a corgi playing a flame throwing trumpet",
-    "two blue squares beside a large green triangle, seen from above",
-    "an oil painting of a harbour in the evening",
 ]
 SIZES = {
-    "cpu": {"embed": 96, "prior": (192, 4), "decoder": 48, "upsampler": 24, "draws": 1},
+    "cpu": {"embed": 96, "prior": (192, 4), "decoder": 32, "upsampler": 16, "draws": 1},
     "cuda": {"embed": 768, "prior": (1024, 12), "decoder": 192, "upsampler": 128, "draws": 4},
 }
 SETTINGS = {
-    "prior_steps": 10,
-    "decoder_steps": 10,
-    "upsampler_steps": 5,
+    "prior_steps": 5,
+    "decoder_steps": 5,
+    "upsampler_steps": 3,
     "prior_scale": 4.0,
     "decoder_scale": 4.0,
     "batch": len(PROMPTS),
