@@ -5,6 +5,7 @@ import threading
 
 from pipeline.chain.export import models_uri
 from pipeline.errors import ConfigError
+from pipeline.models.config import ClipConfig
 from pipeline.progress import Progress
 from pipeline.run_file import RunFile
 from pipeline.serving.config import ServeConfig
@@ -47,10 +48,11 @@ def serve_run(run: RunFile, model: str | None, progress: Progress) -> None:
 def _check(config: ServeConfig, uri: str) -> None:
     """Refuse before anything is started what would fail later."""
     from pipeline.generation.run_stages import RunStages, read_sampling
+    from pipeline.generation.safety import picture_rules
     from pipeline.generation.weights import check_stack
 
-    stages = RunStages.read(uri)
-    check_stack(stages)
+    clip = check_stack(RunStages.read(uri)).clip
+    picture_rules(config.safety, clip.model(ClipConfig), clip.sha256)
     read_sampling(uri)
     try:
         socket.create_server((config.host, config.port)).close()

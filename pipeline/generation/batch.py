@@ -22,8 +22,9 @@ from pipeline.generation.partition import PartitionMaker, done_uri
 from pipeline.generation.plan import Partition, PictureJob, plan
 from pipeline.generation.prompts import Prompt, in_turn, resolve
 from pipeline.generation.run_stages import RunStages
-from pipeline.generation.safety import screened
+from pipeline.generation.safety import picture_rules, screened
 from pipeline.generation.weights import check_stack
+from pipeline.models.config import ClipConfig
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.shards.disk_cache import read_verified
@@ -61,7 +62,8 @@ def generate(
     allowed, refused = screened(resolve(config.prompts, held_out), config.safety)
     prompts = in_turn(allowed, config.num_pictures)
     stages = RunStages.of(inputs)
-    check_stack(stages)
+    clip = check_stack(stages).clip
+    picture_rules(config.safety, clip.model(ClipConfig), clip.sha256)
     mean_z_img = _mean_z_img(inputs["embed"], inputs["clip"]) if "embed" in inputs else ()
     partitions = plan(
         prompts, config.ablations.num_pictures, config.pictures_per_shard, config.seed

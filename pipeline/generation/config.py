@@ -176,11 +176,6 @@ class SafetyConfig(StrictModel):
                 raise ValueError(f"safety.patterns: {pattern!r} is none: {error}") from error
         return self
 
-    @property
-    def judges_pictures(self) -> bool:
-        """Whether anything looks at pictures."""
-        return bool(self.heads or self.classifiers)
-
 
 class GenerateExecution(StrictModel):
     """How the work is spread; no field here changes what comes out."""

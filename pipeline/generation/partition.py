@@ -21,7 +21,7 @@ from pipeline.generation.config import GenerateConfig
 from pipeline.generation.pictures import models_as_facts, png_bytes, to_images
 from pipeline.generation.plan import DECODER, FINAL, Partition, PictureJob
 from pipeline.generation.run_stages import RunStages
-from pipeline.generation.safety import PictureRules, Verdict, shown, worst
+from pipeline.generation.safety import Verdict, picture_rules, shown, worst
 from pipeline.generation.unclip import UnCLIP
 from pipeline.memory import keep_freed_memory
 from pipeline.shards.manifest import folder as manifest_folder
@@ -74,10 +74,8 @@ class PartitionMaker:
         self._unclip = UnCLIP.from_stages(stages, config.sampling, device=device)
         self._config, self._uri = config, uri
         self._mean = torch.tensor(mean_z_img, device=device)
-        self._rules: PictureRules | None = None
-        if config.safety is not None and config.safety.judges_pictures:
-            clip = self._unclip.stack.clip.config.embed_dim, self._fingerprints()["clip"]
-            self._rules = PictureRules(config.safety, *clip)
+        clip = self._unclip.stack.clip.config, self._fingerprints()["clip"]
+        self._rules = picture_rules(config.safety, *clip)
 
     def make(self, partition: Partition) -> dict[str, Any]:
         """Make a partition's pictures and publish them, the marker last.

@@ -31,6 +31,7 @@ from PIL import Image
 from pipeline.errors import ConfigError, DataError
 from pipeline.generation.config import SafetyConfig
 from pipeline.generation.prompts import Prompt
+from pipeline.models.config import ClipConfig
 from pipeline.plugins import plugin
 from pipeline.selection.heads import check_head
 
@@ -110,6 +111,19 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
         tuple(sorted({reason for verdict in verdicts for reason in verdict.reasons})),
         {name: max(verdict.scores[name] for verdict in verdicts) for name in sorted(names)},
     )
+
+
+def picture_rules(
+    config: SafetyConfig | None, clip: ClipConfig, clip_sha256: str
+) -> "PictureRules | None":
+    """The rules that look at pictures, None where there are none.
+
+    Raises:
+        ConfigError: One is missing or does not fit this CLIP.
+    """
+    if config is None or not (config.heads or config.classifiers):
+        return None
+    return PictureRules(config, clip.embed_dim, clip_sha256)
 
 
 class PictureRules:

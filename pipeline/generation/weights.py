@@ -131,21 +131,20 @@ def read_stack(stages: RunStages) -> StackFiles:
     return files
 
 
-def check_stack(stages: RunStages) -> None:
-    """Refuse models that do not belong together, by what their files state: no tensor is read.
+def check_stack(stages: RunStages) -> StackFiles:
+    """``read_stack`` by what the files state: no tensor is read, no hash of a file is computed.
 
     Raises:
         CheckpointError: Weights are missing, of another kind, or do not fit together.
     """
-    _check_together(
-        StackFiles(
-            _stated(stages.clip, "clip"),
-            _stated(stages.prior, *PRIORS) if stages.prior else None,
-            _stated(stages.decoder, "decoder"),
-            tuple(_stated(uri, "upsampler") for uri in stages.upsamplers),
-        ),
-        stages,
+    files = StackFiles(
+        _stated(stages.clip, "clip"),
+        _stated(stages.prior, *PRIORS) if stages.prior else None,
+        _stated(stages.decoder, "decoder"),
+        tuple(_stated(uri, "upsampler") for uri in stages.upsamplers),
     )
+    _check_together(files, stages)
+    return files
 
 
 def load_stack(stages: RunStages, device: torch.device) -> Stack:

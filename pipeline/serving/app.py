@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from pipeline.generation.pictures import models_as_facts
-from pipeline.generation.safety import PictureRules, PromptRules
+from pipeline.generation.safety import PromptRules, picture_rules
 from pipeline.generation.unclip import UnCLIP
 from pipeline.memory import keep_freed_memory
 from pipeline.serving.config import ServeConfig
@@ -56,12 +56,9 @@ class PictureService:
         device = "cuda" if config.gpus_per_replica > 0 else "cpu"
         self._config = config
         self._unclip = UnCLIP.from_run(run_uri, device=device)
-        safety, stack = config.safety, self._unclip.stack
-        self._prompt_rules = None if safety is None else PromptRules(safety)
-        self._picture_rules = None
-        if safety is not None and safety.judges_pictures:
-            dim, sha256 = stack.clip.config.embed_dim, stack.fingerprints["clip"]
-            self._picture_rules = PictureRules(safety, dim, sha256)
+        clip = self._unclip.stack.clip.config, self._unclip.stack.fingerprints["clip"]
+        self._prompt_rules = None if config.safety is None else PromptRules(config.safety)
+        self._picture_rules = picture_rules(config.safety, *clip)
         self._draw.set_max_batch_size(config.max_batch_size)  # type: ignore[attr-defined]
         self._draw.set_batch_wait_timeout_s(config.batch_wait_s)  # type: ignore[attr-defined]
         self._pictures = Counter("unclip_pictures", "Pictures made")

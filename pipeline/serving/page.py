@@ -13,7 +13,7 @@ STYLE = """
 --line:#2d3541;--a:#74a5ff;--bad:#f08080}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-main{max-width:820px;margin:0 auto;padding:32px 16px}
+main{max-width:900px;margin:0 auto;padding:32px 16px}
 h1{font-size:1.4rem;margin:0 0 4px}p{margin:0 0 16px;color:var(--soft)}
 form.ask{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px;
 display:grid;gap:12px;grid-template-columns:repeat(3,1fr)}
@@ -25,7 +25,7 @@ button{font:inherit;font-weight:600;color:#fff;background:#2f6fde;border:0;
 border-radius:8px;padding:11px;cursor:pointer;grid-column:1/-1}
 :focus-visible{outline:2px solid var(--a);outline-offset:2px}
 h2{font-size:1rem;margin:24px 0 10px;overflow-wrap:anywhere}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(220px,1fr));gap:12px}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:12px}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:12px;
 padding:8px}
 img{display:block;width:100%;border-radius:8px}

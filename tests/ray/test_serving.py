@@ -146,7 +146,8 @@ def test_a_person_draws_a_grid_and_varies_one_of_it(address, tmp_path):
             page.type("a red circle")
             with page.loading():
                 page.press("Enter")
-            assert page.evaluate("document.images.length") == 4
+            said = page.evaluate("document.body.innerText")
+            assert page.evaluate("document.images.length") == 4, said
             assert page.evaluate("[...document.images].every(i => i.naturalWidth == 16)")
             assert not page.is_wider_than_its_window()
             page.screenshot(shots / f"serving-{width}.png")
