@@ -43,3 +43,14 @@ def test_a_bar_is_closed_when_its_block_fails():
         bar.advance()
         raise ValueError("x")
     assert stream.buffer.getvalue().decode().startswith("crawl: 1/2 s")
+
+
+def test_what_an_earlier_call_did_is_no_rate_of_this_one(monkeypatch):
+    clock = iter([0.0, 0.0, 10.0, 20.0, 20.0])
+    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: next(clock))
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    with Progress(stream).stage("prior", total=1000, unit="samples") as bar:
+        bar.begin(800)
+        bar.to(900)
+    line = stream.buffer.getvalue().decode()
+    assert line.startswith("prior: 900/1000 samples 10.0/s 10s left=10s")
