@@ -97,7 +97,6 @@ def test_models_that_do_not_belong_together_are_refused(run_uri, tmp_path, spoil
         ([" "], {}, "prompt 0 is empty"),
         (["fine", "word " * 80], {}, "prompt 1 .* longer than"),
         ([], {"generate": GENERATE | {"prompts": {"type": "file", "path": "no"}}}, "cannot read"),
-        ([], {"generate": GENERATE | {"upsamplers": [{}] * 2}}, "upsamplers"),
     ],
 )
 def test_bad_prompts_are_refused(run_uri, tmp_path, texts, sections, reason):
