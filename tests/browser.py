@@ -26,23 +26,25 @@ class Page:
     """One tab."""
 
     def __init__(self, socket):
-        self._socket, self._number, self._num_loads = socket, 0, 0
-        self.errors = []
+        self._socket, self._number, self.errors = socket, 0, []
 
     def call(self, method, **parameters):
+        found = self._ask(method, **parameters)
+        assert "error" not in found, found
+        return found["result"]
+
+    def _ask(self, method, **parameters):
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
             found = self._next()
             if found.get("id") == self._number:
-                assert "error" not in found, found
-                return found["result"]
+                return found
 
     def _next(self):
         found = json.loads(self._socket.recv(timeout=ANSWERED_S))
         if found.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
             self.errors.append(found["params"])
-        self._num_loads += found.get("method") == "Page.loadEventFired"
         return found
 
     def go(self, url, *, width=1280, height=900):
@@ -60,10 +62,18 @@ class Page:
     @contextmanager
     def loading(self):
         """What happens in the block leads to a new page; returns when it is loaded."""
-        before = self._num_loads
+        self.evaluate("window.isOld = true")
         yield
-        while self._num_loads == before:
-            self._next()
+        deadline = time.monotonic() + ANSWERED_S
+        while not self._is_new_and_loaded():
+            assert time.monotonic() < deadline, "no new page was loaded"
+            time.sleep(0.05)
+
+    def _is_new_and_loaded(self):
+        # Between two pages there is nothing that could be asked.
+        code = "!window.isOld && document.readyState === 'complete'"
+        found = self._ask("Runtime.evaluate", expression=code, returnByValue=True)
+        return found.get("result", {}).get("result", {}).get("value") is True
 
     def evaluate(self, code):
         found = self.call("Runtime.evaluate", expression=code, returnByValue=True)
