@@ -40,11 +40,19 @@ def load_run(model: type[Model], path: str | Path, overrides: Sequence[str] = ()
     Raises:
         ConfigError: The file cannot be read, is no mapping, or a key or value is refused.
     """
-    values = raw_values(path, overrides)
+    return checked(model, raw_values(path, overrides), str(path))
+
+
+def checked(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
+    """A model of these values.
+
+    Raises:
+        ConfigError: A key or value is refused; ``source`` says where it came from.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {describe(error, model)}") from error
+        raise ConfigError(f"{source}: {describe(error, model)}") from error
 
 
 def raw_values(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:

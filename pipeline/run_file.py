@@ -24,6 +24,7 @@ from pipeline.queries.config import QueriesConfig
 from pipeline.run_rules import RULES
 from pipeline.runtime import RayConfig
 from pipeline.selection.config import ScoreConfig
+from pipeline.serving.config import ServeConfig
 from pipeline.shards.adopt_config import AdoptConfig
 from pipeline.shards.embed_config import EmbedConfig
 from pipeline.shards.select_config import SelectConfig
@@ -91,6 +92,8 @@ class RunFile(StrictModel):
     evaluate: EvaluateConfig | None = None
     protocols: ProtocolsConfig = ProtocolsConfig()
     """What ``jobs.evaluate --protocol`` measures; no stage of the run reads it."""
+    serving: ServeConfig | None = None
+    """How ``jobs.serve`` answers; no stage of the run reads it."""
     execution: RunExecution = RunExecution()
 
     @model_validator(mode="after")

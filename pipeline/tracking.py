@@ -40,6 +40,11 @@ def known_run(output_dir: str, stage: str, identity: str) -> str | None:
     return Book(output_dir).run_id(key_of(stage, identity))
 
 
+def parent_run(output_dir: str) -> str | None:
+    """MLflow's id of the chain's own run, None where there is none yet."""
+    return Book(output_dir).run_id(PARENT)
+
+
 def waits(output_dir: str) -> bool:
     """Whether an earlier call left something to send."""
     return bool(outbox.waiting(storage.join(output_dir, OUTBOX)))

@@ -10,7 +10,7 @@ from pipeline import storage
 from pipeline.config import semantic
 from pipeline.demo.config import SmallWebConfig
 from pipeline.errors import ConfigError
-from pipeline.generation.config import PartiPrompts, PromptFile
+from pipeline.generation.config import FilePrompts, GenerateConfig
 from pipeline.identity import files_identity, fingerprint
 from pipeline.images.config import FilterConfig
 from pipeline.models.config import OpenClipConfig
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 EARLIER_CRAWLS, BLOCK_LISTS = "earlier crawls", "block lists"
 HEADS, EVALUATION_SETS = "heads", "evaluation sets"
+PROMPTS, SAFETY_HEADS = "prompts", "safety heads"
 FOREIGN = (
     "candidates", "query files", EARLIER_CRAWLS, BLOCK_LISTS, "shards", "weights", "split",
-    HEADS, EVALUATION_SETS, "prompts",
+    HEADS, EVALUATION_SETS, PROMPTS, SAFETY_HEADS,
 )  # fmt: skip
 """Inputs of a fixed name that are no stages."""
 SMALL_WEB_VERSION = 1
@@ -45,7 +46,8 @@ def hashes(run: RunFile) -> dict[str, str]:
 
     ``candidates`` (files, or the small web), ``query files``, ``earlier crawls`` (their
     manifests), ``block lists`` (their content), ``shards`` and ``weights`` (somebody else's),
-    ``heads`` and ``evaluation sets`` (files), ``prompts`` (a file of them), ``imported <model>``
+    ``heads``, ``evaluation sets`` and ``safety heads`` (files), ``prompts`` (a file of them),
+    ``imported <model>``
     (somebody else's files), ``split``: the part of ``select`` that CLIP's training, which comes
     before it, must already obey; ``removals``, what mixtures read in other runs, and the weights
     that trainings begin with. What a run does not have does not enter, so that no identity changes
@@ -76,11 +78,20 @@ def hashes(run: RunFile) -> dict[str, str]:
     hashes |= _scoring_hashes(run)
     if run.select is not None:
         hashes["split"] = fingerprint(semantic(run.select.split))
-    if run.generate is not None and isinstance(run.generate.prompts, PromptFile | PartiPrompts):
+    return hashes if run.generate is None else hashes | of_generation(run.generate)
+
+
+def of_generation(config: GenerateConfig) -> dict[str, str]:
+    """Of a file of prompts and of the heads that judge pictures."""
+    hashes: dict[str, str] = {}
+    if isinstance(config.prompts, FilePrompts):
         from pipeline.generation.prompts import read_prompts
 
-        texts = [prompt.text for prompt in read_prompts(run.generate.prompts)]
-        hashes["prompts"] = fingerprint(texts)
+        hashes[PROMPTS] = fingerprint([prompt.text for prompt in read_prompts(config.prompts)])
+    if config.safety is not None and config.safety.heads:
+        from pipeline.selection.heads import files_hash
+
+        hashes[SAFETY_HEADS] = files_hash(config.safety.heads)
     return hashes
 
 
@@ -180,6 +191,10 @@ def inputs_of(run: RunFile, stage: str, config: object) -> tuple[str, ...]:
     from pipeline.shards import removals
 
     found: tuple[str, ...] = ()
+    if isinstance(config, GenerateConfig):
+        has_heads = config.safety is not None and config.safety.heads
+        found += (PROMPTS,) if isinstance(config.prompts, FilePrompts) else ()
+        found += (SAFETY_HEADS,) if has_heads else ()
     is_first_list = stage == "clip" and isinstance(config, TrainConfig)
     if (is_first_list and removed(run)) or (stage == "select" and removals.read(run.output_dir)):
         found += (REMOVALS,)

@@ -13,9 +13,10 @@ from pipeline.identity import stage_identity
 from pipeline.results import Result
 from pipeline.run_file import RunFile
 
-TUNABLE = ("select.profiles", "select.remove_", "rival_priors", "protocols")
+TUNABLE = ("select.profiles", "select.remove_", "rival_priors", "protocols", "serving")
 """What may change in a run's folder: keep-lists are chosen again and again from the same scores,
-models are compared with further ones, trainings branch, and every choice has a place of its own."""
+models are compared with further ones and served, trainings branch, and every choice has a place of
+its own."""
 BRANCH = ".branch"
 """Ending of what names a training's branch, which may change too."""
 STAGES_TO_COME = (

@@ -21,7 +21,7 @@ from pipeline.curation.img2dataset_config import Img2datasetConfig
 from pipeline.demo.config import SmallWebConfig
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.generation.config import GenerateConfig, PartiPrompts, PromptFile
+from pipeline.generation.config import GenerateConfig
 from pipeline.interop.config import ImportedModel
 from pipeline.models.config import OpenClipConfig
 from pipeline.progress import Progress
@@ -84,8 +84,6 @@ def stages(run: RunFile) -> list[Stage]:
     has_prior = run.prior is not None or run.imports("prior")
     embedded = () if run.embed is None else ("embed",)
     models = ("clip", *embedded, *(("prior",) if has_prior else ()), "decoder", *names)
-    if run.generate is not None and isinstance(run.generate.prompts, PromptFile | PartiPrompts):
-        models += ("prompts",)
     # A list that no caption enters stays the same for other candidates.
     reads_captions = run.queries is not None and run.queries.reads_captions()
     listed = ("candidates", "query files") if reads_captions else ("query files",)

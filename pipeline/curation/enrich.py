@@ -30,7 +30,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import entry_points
 from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -50,6 +49,7 @@ from pipeline.curation.pictures import (
 )
 from pipeline.errors import ConfigError, DataError
 from pipeline.images.rejects import Rejects
+from pipeline.plugins import plugin
 from pipeline.shards.writer import publish_table
 
 GROUP = "unclip_pipeline.enrichers"
@@ -222,19 +222,7 @@ def _check_writes(name: str, writes: Mapping[str, pa.DataType], columns: set[str
 
 
 def _class_of(config: EnricherConfig) -> Any:  # noqa: ANN401 - whatever a package names
-    found = entry_points(group=GROUP)
-    if config.name not in found.names:
-        raise ConfigError(
-            f"enricher {config.name!r} is not installed on this machine; the group {GROUP} has "
-            f"{', '.join(sorted(found.names)) or 'none'}"
-        )
-    point = found[config.name]
-    version = None if point.dist is None else point.dist.version
-    if version != config.version:
-        raise ConfigError(
-            f"enricher {config.name}: version {config.version} is wanted, {version} is installed"
-        )
-    return point.load()
+    return plugin(GROUP, "enricher", config.name, config.version)
 
 
 def _enricher(config: EnricherConfig) -> Enricher:

@@ -4,6 +4,7 @@ Output below the stage's folder:
 
 - ``shards/00000.tar``: ``{key}.png``, ``{key}.txt`` (prompt), ``{key}.json``
 - ``shards/00000.parquet``: ``key, kind, index, z_img, z_txt, z_img_of_picture`` (float16, raw)
+- ``refused_prompts.parquet``: ``prompt, rule``, where ``safety`` refused any
 - ``done/00000.json``: written last; a partition that has it is not made again
 """
 
@@ -12,19 +13,26 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline import storage
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.generation.config import GenerateConfig
 from pipeline.generation.partition import PartitionMaker, done_uri
 from pipeline.generation.plan import Partition, PictureJob, plan
-from pipeline.generation.prompts import Prompt, resolve
+from pipeline.generation.prompts import Prompt, in_turn, resolve
 from pipeline.generation.run_stages import RunStages
+from pipeline.generation.safety import picture_rules, screened
+from pipeline.generation.weights import check_stack
+from pipeline.models.config import ClipConfig
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.shards.disk_cache import read_verified
 from pipeline.shards.embedding_files import STATISTICS
+from pipeline.shards.writer import publish_table
 
 CPUS_PER_ACTOR = 1.0
+REFUSED = "refused_prompts.parquet"
 
 
 def generate(
@@ -51,8 +59,11 @@ def generate(
         ConfigError: A prompt is refused, or the cluster is too small; nothing was computed.
         CheckpointError: Models and embeddings do not belong together.
     """
-    prompts = resolve(config.prompts, held_out, config.num_pictures)
+    allowed, refused = screened(resolve(config.prompts, held_out), config.safety)
+    prompts = in_turn(allowed, config.num_pictures)
     stages = RunStages.of(inputs)
+    clip = check_stack(stages).clip
+    picture_rules(config.safety, clip.model(ClipConfig), clip.sha256)
     mean_z_img = _mean_z_img(inputs["embed"], inputs["clip"]) if "embed" in inputs else ()
     partitions = plan(
         prompts, config.ablations.num_pictures, config.pictures_per_shard, config.seed
@@ -67,7 +78,18 @@ def generate(
             markers[number] = marker
             bar.advance(sizes[number])
     finished = [marker for marker in markers.values() if marker is not None]
-    return _output(finished, config)
+    return _output(finished, config, _recorded(refused, uri))
+
+
+def _recorded(refused: Sequence[tuple[str, str]], uri: str) -> dict[str, int]:
+    """Keep the prompts that were refused; how many by each rule."""
+    if refused:
+        columns = {
+            "prompt": pa.array([prompt for prompt, _ in refused], pa.string()),
+            "rule": pa.array([rule for _, rule in refused], pa.string()),
+        }
+        publish_table(storage.join(uri, REFUSED), pa.table(columns))
+    return dict(sorted(Counter(rule for _, rule in refused).items()))
 
 
 def _run(
@@ -156,7 +178,9 @@ def _marker(uri: str, number: int) -> dict[str, Any] | None:
     return storage.read_json(path) if storage.exists(path) else None
 
 
-def _output(markers: Sequence[Mapping[str, Any]], config: GenerateConfig) -> StageOutput:
+def _output(
+    markers: Sequence[Mapping[str, Any]], config: GenerateConfig, refused: Mapping[str, int]
+) -> StageOutput:
     kinds: Counter[str] = Counter()
     for marker in markers:
         kinds.update(marker["kinds"])
@@ -166,4 +190,12 @@ def _output(markers: Sequence[Mapping[str, Any]], config: GenerateConfig) -> Sta
         "seed": config.seed,
         "settings": config.sampling.model_dump(mode="json"),
     }
+    if config.safety is not None:
+        withheld: Counter[str] = Counter()
+        for marker in markers:
+            withheld.update(marker["withheld"])
+        content["safety"] = {
+            "refused_prompts": dict(refused),
+            "withheld_pictures": dict(sorted(withheld.items())),
+        }
     return StageOutput(content, [(m["started_s"], m["ended_s"]) for m in markers])

@@ -1,10 +1,12 @@
 """What to generate and how to sample it; imports nothing heavy."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from pipeline.config import StrictModel
+from pipeline.selection.config import HeadConfig
 
 
 class InlinePrompts(StrictModel):
@@ -35,14 +37,26 @@ class PartiPrompts(StrictModel):
     """Such as ``Quantity``; none for all."""
 
 
+class PromptTable(StrictModel):
+    """Prompts from a Parquet file, as many as there are rows."""
+
+    type: Literal["parquet"]
+    path: str
+    column: str = "prompt"
+    """Name of the column of texts."""
+
+
 class HeldOutPrompts(StrictModel):
     """Prompts of the small web's held-out combinations, with their truth; given by the job."""
 
     type: Literal["held_out"]
 
 
+FilePrompts = PromptFile | PromptTable | PartiPrompts
+"""Prompts that lie in a file, whose content belongs to a result."""
 Prompts = Annotated[
-    InlinePrompts | PromptFile | PartiPrompts | HeldOutPrompts, Field(discriminator="type")
+    InlinePrompts | FilePrompts | HeldOutPrompts,
+    Field(discriminator="type"),
 ]
 
 
@@ -140,6 +154,49 @@ class Ablations(StrictModel):
     """Pictures per ablation (``plan.py`` lists them); 0 leaves ablations out."""
 
 
+class SafetyHead(HeadConfig):
+    """A head on CLIP's embedding of a generated picture (``selection/heads.py``)."""
+
+    at_most: float
+    """Pictures with a higher number are withheld."""
+
+
+class SafetyClassifier(StrictModel):
+    """A classifier of your own (``generation/safety.py``)."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """Of the entry point in the group ``unclip_pipeline.safety_classifiers``."""
+    version: str
+    """Of the installed package that brings it."""
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    """Handed to it as they are."""
+
+
+class SafetyConfig(StrictModel):
+    """Which prompts are not drawn and which pictures not shown."""
+
+    words: tuple[str, ...] = ()
+    """Words, or several in a row, that no prompt may hold; case does not matter."""
+    patterns: tuple[str, ...] = ()
+    """Regular expressions that may occur in no prompt; case does not matter."""
+    heads: dict[str, SafetyHead] = Field(default_factory=dict)
+    """Heads on pictures, by name."""
+    classifiers: tuple[SafetyClassifier, ...] = ()
+
+    @model_validator(mode="after")
+    def _rules_can_be_read(self) -> "SafetyConfig":
+        if not (self.words or self.patterns or self.heads or self.classifiers):
+            raise ValueError("safety has no rule; add words, patterns, heads or classifiers")
+        if any(not word.strip() for word in self.words):
+            raise ValueError("safety.words holds an empty word, which would be in every prompt")
+        for pattern in self.patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"safety.patterns: {pattern!r} is none: {error}") from error
+        return self
+
+
 class GenerateExecution(StrictModel):
     """How the work is spread; no field here changes what comes out."""
 
@@ -165,6 +222,8 @@ class GenerateConfig(Sampling):
     batch_size: int = Field(default=32, ge=1)
     """Pictures sampled together. A part of the result and not of its execution, because float
     rounding may depend on the shape of a batch; what is seen does not."""
+    safety: SafetyConfig | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Off by default."""
     execution: GenerateExecution = GenerateExecution()
 
     @property

@@ -4,21 +4,24 @@ Dimension names: ``batch`` (pictures), ``dim`` (joint embedding), ``side`` (pixe
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from pipeline import storage
 from pipeline.generation.config import GenerateConfig
-from pipeline.generation.pictures import png_bytes, to_images
+from pipeline.generation.pictures import models_as_facts, png_bytes, to_images
 from pipeline.generation.plan import DECODER, FINAL, Partition, PictureJob
 from pipeline.generation.run_stages import RunStages
+from pipeline.generation.safety import Verdict, picture_rules, shown, worst
 from pipeline.generation.unclip import UnCLIP
 from pipeline.memory import keep_freed_memory
 from pipeline.shards.manifest import folder as manifest_folder
@@ -39,10 +42,12 @@ class _Made:
 
     jobs: Sequence[PictureJob]
     kind: str
-    pngs: list[bytes]
+    images: list[Image.Image]
     z_img: Float[np.ndarray, " batch dim"]
     z_txt: Float[np.ndarray, " batch dim"]
     z_img_of_picture: Float[np.ndarray, " batch dim"]
+    verdicts: Sequence[Verdict] = ()
+    """Of ``safety``; empty where it does not look at pictures."""
 
 
 class PartitionMaker:
@@ -69,23 +74,29 @@ class PartitionMaker:
         self._unclip = UnCLIP.from_stages(stages, config.sampling, device=device)
         self._config, self._uri = config, uri
         self._mean = torch.tensor(mean_z_img, device=device)
+        clip = self._unclip.stack.clip.config, self._fingerprints()["clip"]
+        self._rules = picture_rules(config.safety, *clip)
 
     def make(self, partition: Partition) -> dict[str, Any]:
         """Make a partition's pictures and publish them, the marker last.
 
         Returns:
-            The content of the marker: ``shard, kinds, started_s, ended_s``.
+            The content of the marker: ``shard, kinds, started_s, ended_s``, with ``safety`` also
+            ``withheld``: final pictures or ablations by reason.
         """
         started = time.time()
         made: list[_Made] = []
         size = self._config.batch_size
         for start in range(0, len(partition.jobs), size):
-            made += self._make_batch(partition.jobs[start : start + size])
+            made += self._judged(list(self._make_batch(partition.jobs[start : start + size])))
         shard = self._publish(partition.number, made)
         kinds = {m.kind: 0 for m in made}
         for m in made:
             kinds[m.kind] += len(m.jobs)
         marker = {"shard": shard, "kinds": kinds, "started_s": started, "ended_s": time.time()}
+        if self._config.safety is not None:
+            told = (v.reasons for m in made if m.kind == partition.jobs[0].kind for v in m.verdicts)
+            marker["withheld"] = dict(Counter(reason for reasons in told for reason in reasons))
         storage.write_json(done_uri(self._uri, partition.number), marker)
         return marker
 
@@ -117,21 +128,31 @@ class PartitionMaker:
     ) -> _Made:
         z_of_picture = self._unclip.encode_pictures(pictures)
         num = len(jobs)
-        pngs = [
-            png_bytes(image, self._provenance(job, kind))
-            for image, job in zip(to_images(pictures[:num]), jobs, strict=True)
-        ]
-        arrays = [z[:num].float().cpu().numpy() for z in (z_img, z_txt, z_of_picture)]
-        return _Made(jobs, kind, pngs, *arrays)
+        own, text, seen = (z[:num].float().cpu().numpy() for z in (z_img, z_txt, z_of_picture))
+        return _Made(jobs, kind, to_images(pictures[:num]), own, text, seen)
+
+    def _judged(self, made: list[_Made]) -> list[_Made]:
+        """Pictures of one batch in every size; what is withheld in one is so in all."""
+        if self._rules is None:
+            return made
+        prompts = [job.prompt for job in made[0].jobs]
+        each = [self._rules(prompts, m.images, m.z_img_of_picture) for m in made]
+        verdicts = [worst(sizes) for sizes in zip(*each, strict=True)]
+        return [replace(m, verdicts=verdicts) for m in made]
+
+    def _png(self, made: _Made, place: int) -> bytes:
+        image, facts = made.images[place], self._provenance(made.jobs[place], made.kind)
+        if made.verdicts:
+            image, facts = shown(image, made.verdicts[place]), facts | made.verdicts[place].facts()
+        return png_bytes(image, facts)
 
     def _provenance(self, job: PictureJob, kind: str) -> dict[str, str]:
-        models = {f"Model {name}": sha[:16] for name, sha in self._fingerprints().items()}
         return {
             "Prompt": job.prompt,
             "Seed": str(self._config.seed),
             "Picture": str(job.index),
             "Kind": kind,
-            **models,
+            **models_as_facts(self._fingerprints()),
         }
 
     def _fingerprints(self) -> dict[str, str]:
@@ -150,7 +171,9 @@ class PartitionMaker:
             writer = TarShardWriter(file)
             for key, m, place in rows:
                 metadata = self._metadata(key, m.kind, m.jobs[place])
-                writer.add(texts(metadata), m.pngs[place], PICTURE_EXTENSION)
+                if m.verdicts:
+                    metadata["safety"] = m.verdicts[place].as_json()
+                writer.add(texts(metadata), self._png(m, place), PICTURE_EXTENSION)
             entry = writer.close(name, parquet_sha256)
         return entry.as_json()
 

@@ -21,6 +21,11 @@ def to_images(pictures: Float[Tensor, " batch 3 side side"]) -> list[Image.Image
     return [Image.fromarray(row) for row in rows]
 
 
+def models_as_facts(fingerprints: Mapping[str, str]) -> dict[str, str]:
+    """The models of a stack as text entries of a PNG: the first digits of each weights file."""
+    return {f"Model {name}": sha256[:16] for name, sha256 in fingerprints.items()}
+
+
 def png_bytes(picture: Image.Image, provenance: Mapping[str, str]) -> bytes:
     """Encode as PNG; every PNG says that it is generated, by what and from what.
 

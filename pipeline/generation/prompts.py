@@ -7,8 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import ConfigError
-from pipeline.generation.config import HeldOutPrompts, InlinePrompts, PartiPrompts, PromptFile
+from pipeline import storage
+from pipeline.errors import ConfigError, StorageError
+from pipeline.generation.config import (
+    FilePrompts,
+    HeldOutPrompts,
+    InlinePrompts,
+    PartiPrompts,
+    Prompts,
+    PromptTable,
+)
 from pipeline.models.config import CONTEXT_LENGTH
 from pipeline.models.tokenizer import tokenizer
 
@@ -24,14 +32,16 @@ class Prompt:
     truth: Truth | None = None
 
 
-def read_prompts(config: InlinePrompts | PromptFile | PartiPrompts) -> list[Prompt]:
-    """Prompts of a run file, of a text file or of PartiPrompts' table, in order.
+def read_prompts(config: InlinePrompts | FilePrompts) -> list[Prompt]:
+    """Prompts of a run file, of a text file, a Parquet file or PartiPrompts' table, in order.
 
     Raises:
         ConfigError: The file cannot be read or holds no prompt.
     """
     if isinstance(config, InlinePrompts):
         return [Prompt(text) for text in config.texts]
+    if isinstance(config, PromptTable):
+        return [Prompt(text) for text in _column(config)]
     try:
         text = Path(config.path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -61,17 +71,39 @@ def _of_table(config: PartiPrompts, text: str) -> list[Prompt]:
     return found
 
 
-def resolve(
-    config: InlinePrompts | PromptFile | PartiPrompts | HeldOutPrompts,
-    held_out: Sequence[Prompt],
-    num_pictures: int,
-) -> list[Prompt]:
-    """One prompt per picture: the configured ones in turn, all checked.
+def _column(config: PromptTable) -> list[str]:
+    """The texts of a table, of which none is missing."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with storage.open_for_read(config.path) as file:
+            table = pq.ParquetFile(file)
+            names = table.schema_arrow.names
+            if config.column not in names:
+                raise ConfigError(
+                    f"{config.path} has no column {config.column!r}, it has {', '.join(names)}; "
+                    "set prompts.column"
+                )
+            column = table.read([config.column])[config.column]
+    except (OSError, StorageError, pa.ArrowInvalid) as error:
+        raise ConfigError(f"{config.path}: cannot read the prompts: {error}") from error
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise ConfigError(f"{config.path}: {config.column} is {column.type}, expected text")
+    if not len(column) or column.null_count:
+        raise ConfigError(
+            f"{config.path}: {config.column} has {column.null_count} empty rows of {len(column)}; "
+            "every row needs a prompt"
+        )
+    return column.to_pylist()
+
+
+def resolve(config: Prompts, held_out: Sequence[Prompt]) -> list[Prompt]:
+    """The configured prompts, all checked.
 
     Args:
         config: Where prompts come from.
         held_out: The small web's held-out prompts, for ``held_out``.
-        num_pictures: Pictures wanted.
 
     Raises:
         ConfigError: There is no prompt, or one is refused.
@@ -80,7 +112,12 @@ def resolve(
     if not found:
         raise ConfigError("prompts.type=held_out needs the small web's prompts; this run has none")
     check([prompt.text for prompt in found])
-    return list(itertools.islice(itertools.cycle(found), num_pictures))
+    return found
+
+
+def in_turn(prompts: Sequence[Prompt], num_pictures: int) -> list[Prompt]:
+    """One prompt per picture: all of them again and again."""
+    return list(itertools.islice(itertools.cycle(prompts), num_pictures))
 
 
 def check(texts: Sequence[object]) -> None:
@@ -103,6 +140,8 @@ def _check_one(text: object, place: int) -> None:
     if any(ord(sign) < 32 and sign not in "\t\n\r" for sign in text):
         raise ConfigError(f"prompt {place} holds control characters; remove them")
     longest = CONTEXT_LENGTH - 3
+    if text.isascii() and len(text) <= longest:  # a token holds a character at least
+        return
     # The tokenizer cuts at the context, so a full context may have lost words.
     if len(text) > 100 * CONTEXT_LENGTH or len(tokenizer().encode(text)) >= CONTEXT_LENGTH:
         raise ConfigError(

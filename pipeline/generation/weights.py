@@ -37,7 +37,7 @@ from pipeline.models.prior_ar import AutoregressivePrior
 from pipeline.models.prior_linear import LinearPrior
 from pipeline.models.upsampler import Upsampler
 from pipeline.results import read_result
-from pipeline.weights_file import load_state, load_weights
+from pipeline.weights_file import load_state, load_weights, read_config
 
 Config = TypeVar("Config", bound=StrictModel)
 Network = TypeVar("Network", bound=nn.Module)
@@ -126,12 +126,25 @@ def read_stack(stages: RunStages) -> StackFiles:
     prior = read_published(stages.prior, *PRIORS) if stages.prior else None
     decoder = read_published(stages.decoder, "decoder")
     upsamplers = tuple(read_published(uri, "upsampler") for uri in stages.upsamplers)
-    for found in (prior, decoder):
-        if found is not None:
-            _check_stands_on(found, clip)
-    sizes = [found.model(UpsamplerConfig) for found in upsamplers]
-    _check_sides(decoder.model(DecoderConfig), sizes, stages)
-    return StackFiles(clip, prior, decoder, upsamplers)
+    files = StackFiles(clip, prior, decoder, upsamplers)
+    _check_together(files, stages)
+    return files
+
+
+def check_stack(stages: RunStages) -> StackFiles:
+    """``read_stack`` by what the files state: no tensor is read, no hash of a file is computed.
+
+    Raises:
+        CheckpointError: Weights are missing, of another kind, or do not fit together.
+    """
+    files = StackFiles(
+        _stated(stages.clip, "clip"),
+        _stated(stages.prior, *PRIORS) if stages.prior else None,
+        _stated(stages.decoder, "decoder"),
+        tuple(_stated(uri, "upsampler") for uri in stages.upsamplers),
+    )
+    _check_together(files, stages)
+    return files
 
 
 def load_stack(stages: RunStages, device: torch.device) -> Stack:
@@ -273,6 +286,28 @@ def read_published(stage_uri: str, *kinds: str) -> Published:
     Raises:
         CheckpointError: There are none, they are damaged, or of another kind than these.
     """
+    uri, sha256, manifest_hash = _weights_of(stage_uri)
+    found = storage.sha256_of(uri)
+    if found != sha256:
+        raise CheckpointError(
+            f"{uri}: sha256 {found[:12]}… is not the manifest's {sha256[:12]}…; the file was "
+            "changed or damaged: train it again"
+        )
+    state, config = load_weights(uri)
+    _check_kind(uri, config, kinds)
+    return Published(uri, state, config, sha256, manifest_hash)
+
+
+def _stated(stage_uri: str, *kinds: str) -> Published:
+    """The same without its tensors, and without reading the whole file."""
+    uri, sha256, manifest_hash = _weights_of(stage_uri)
+    config = read_config(uri)
+    _check_kind(uri, config, kinds)
+    return Published(uri, {}, config, sha256, manifest_hash)
+
+
+def _weights_of(stage_uri: str) -> tuple[str, str, str]:
+    """Place and hash of a stage's weights, and the hash of its manifest."""
     result = read_result(stage_uri)
     if result is None or "weights" not in result.content:
         raise CheckpointError(f"{stage_uri} holds no finished training: run its stage to the end")
@@ -280,23 +315,27 @@ def read_published(stage_uri: str, *kinds: str) -> Published:
     uri = storage.join(stage_uri, entry["name"])
     if not storage.exists(uri):
         raise CheckpointError(f"{uri} does not exist, its manifest names it; train it again")
-    sha256 = storage.sha256_of(uri)
-    if sha256 != entry["sha256"]:
-        raise CheckpointError(
-            f"{uri}: sha256 {sha256[:12]}… is not the manifest's {entry['sha256'][:12]}…; the file "
-            "was changed or damaged: train it again"
-        )
-    state, config = load_weights(uri)
+    return uri, entry["sha256"], result.manifest_hash
+
+
+def _check_kind(uri: str, config: Mapping[str, Any], kinds: tuple[str, ...]) -> None:
     task = config.get("task")
     found = task.get("type") if isinstance(task, dict) else None
     if found not in kinds:
         raise CheckpointError(f"{uri} holds a model of kind {found}, expected {' or '.join(kinds)}")
-    return Published(uri, state, config, sha256, result.manifest_hash)
 
 
 def _filled(model: Network, found: Published, device: torch.device) -> Network:
     load_state(model, found.state, found.uri)
     return model.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def _check_together(files: StackFiles, stages: RunStages) -> None:
+    for found in (files.prior, files.decoder):
+        if found is not None:
+            _check_stands_on(found, files.clip)
+    sizes = [found.model(UpsamplerConfig) for found in files.upsamplers]
+    _check_sides(files.decoder.model(DecoderConfig), sizes, stages)
 
 
 def _check_stands_on(found: Published, clip: Published) -> None:

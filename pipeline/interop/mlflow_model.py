@@ -1,9 +1,11 @@
 """A run's stack as an MLflow pyfunc model: prompts in, PNG bytes out.
 
 ``mlflow models serve`` and ``mlflow models predict`` work on it; the weights lie inside the model's
-folder, so that it needs neither the run's folder nor this project's storage.
+folder, so that it needs neither the run's folder nor this project's storage. ``mlflow_registry``
+gives it a name.
 """
 
+import os
 import shutil
 import warnings
 from importlib.metadata import version
@@ -18,12 +20,13 @@ from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schem
 
 from pipeline import storage
 from pipeline.errors import ConfigError
-from pipeline.generation.pictures import png_bytes
+from pipeline.generation.pictures import models_as_facts, png_bytes
 from pipeline.generation.run_stages import RunStages
 from pipeline.generation.unclip import UnCLIP
 from pipeline.results import INDEX, MANIFEST
 
 ARTIFACT = "run"
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would end in a blink
 REQUIREMENTS = (
     "mlflow",
     "fsspec",
@@ -50,9 +53,15 @@ set_model(UnCLIPModel())
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "prompt")]),
     outputs=Schema([ColSpec(DataType.binary, "png")]),
-    params=ParamSchema([ParamSpec("seed", DataType.long, 0)]),
+    params=ParamSchema(
+        [
+            ParamSpec("seed", DataType.long, 0),
+            ParamSpec("guidance_scale", DataType.double, None),
+        ]
+    ),
 )
-"""A column of prompts, a parameter ``seed``; a column of PNG files."""
+"""A column of prompts; the seed, and the decoder's guidance scale (None: the run's own); a column
+of PNG files (over HTTP in base64)."""
 
 
 class UnCLIPModel(PythonModel):
@@ -73,7 +82,7 @@ class UnCLIPModel(PythonModel):
         Args:
             context: Not used.
             model_input: A column ``prompt``.
-            params: ``seed``.
+            params: ``seed``, ``guidance_scale``.
 
         Raises:
             ConfigError: A prompt is refused; nothing was computed.
@@ -81,9 +90,10 @@ class UnCLIPModel(PythonModel):
         if "prompt" not in model_input.columns:
             raise ConfigError(f"expected a column prompt, got {list(model_input.columns)}")
         texts = model_input["prompt"].tolist()
-        seed = int((params or {}).get("seed", 0))
-        images = self._unclip(texts, seed=seed)
-        facts = {"Seed": str(seed)}
+        settings = params or {}
+        seed = int(settings.get("seed", 0))
+        images = self._unclip(texts, seed=seed, guidance_scale=settings.get("guidance_scale"))
+        facts = {"Seed": str(seed), **models_as_facts(self._unclip.stack.fingerprints)}
         pngs = [
             png_bytes(image, {"Prompt": text, **facts})
             for image, text in zip(images, texts, strict=True)

@@ -119,7 +119,7 @@ def read_head(uri: str) -> Head:
         ConfigError: The file is missing, no safetensors file, or does not state what it must.
     """
     if not storage.exists(uri):
-        raise ConfigError(f"head {uri}: no such file; correct score.heads, or write the file")
+        raise ConfigError(f"head {uri}: no such file; correct the path, or write the file")
     content = storage.read_bytes(uri)
     try:
         tensors = load(content)
@@ -146,7 +146,7 @@ def check_head(name: str, uri: str, dim: int, clip_sha256: str) -> Head:
     """Read a head and hold it against the embeddings it shall read.
 
     Args:
-        name: Its column.
+        name: Where the run file names it.
         uri: Its file.
         dim: Dimensions of the embeddings.
         clip_sha256: Hash of the CLIP that made them.
@@ -157,13 +157,13 @@ def check_head(name: str, uri: str, dim: int, clip_sha256: str) -> Head:
     head = read_head(uri)
     if int(head.stated["dim"]) != dim:
         raise ConfigError(
-            f"score.heads.{name}: {uri} reads {head.stated['dim']} dimensions, the embeddings have "
+            f"{name}: {uri} reads {head.stated['dim']} dimensions, the embeddings have "
             f"{dim}; use a head that was trained on this CLIP"
         )
     wanted = head.stated.get("clip_sha256", clip_sha256)
     if wanted != clip_sha256:
         raise ConfigError(
-            f"score.heads.{name}: {uri} was trained on the CLIP {wanted[:12]}…, the embeddings are "
+            f"{name}: {uri} was trained on the CLIP {wanted[:12]}…, the embeddings are "
             f"of {clip_sha256[:12]}…; use a head of this CLIP, or embed with that one"
         )
     return head

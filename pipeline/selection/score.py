@@ -144,7 +144,7 @@ def _check(plan: ScorePlan) -> None:
     embedded = EmbeddedDataset(plan.embedded, dataset)
     clip_sha256 = str(plan.embedded.content["clip_sha256"])
     for name, head in plan.config.heads.items():
-        heads.check_head(name, head.path, embedded.dim, clip_sha256)
+        heads.check_head(f"score.heads.{name}", head.path, embedded.dim, clip_sha256)
     if not plan.config.columns or not dataset.shards:
         return
     table = manifest.parquet_name(dataset.shards[0]["name"])

@@ -1,1 +1,5 @@
-"""Pictures for others: ``config``, ``page`` (the one-page UI) and ``app`` (the Ray Serve app)."""
+"""Pictures for others, by Ray Serve.
+
+Reading order: ``config``, ``requests`` (what may be asked), ``drawing`` (what is sampled together),
+``page`` (the one-page UI), ``app`` (the deployment).
+"""

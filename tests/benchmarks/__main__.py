@@ -1,11 +1,13 @@
 """Lists the benchmarks with their bars."""
 
 BENCHMARKS = {
+    "batch_generation": "2 workers: at least 1.8 x one worker's pictures/s, on more than 2 cores",
     "budget": "peak memory of the demo's trainings: planned within 15 % of what they take (PSS)",
     "checkpointing": "loop stops <= 20 % of a synchronous save's time; EMA <= 5 % of a step",
     "crawl": "img2dataset 1.47: at least its pictures/s and pictures/CPU-s, 256 px, local server",
     "embedding": "ViT-B/32 at 224 px: at least 0.95 x the bare model's best pictures/s",
     "frechet": "50,000 x 1,024 features: at most torchmetrics' time, memory flat",
+    "generation": "text to 64 to 256 px: >= 1.1 x diffusers' UnCLIPPipeline's pictures/s, memory",
     "gpu_utilisation": "Karlo's and the paper's networks: >= 0.45 or 0.40 of a GPU's peak",
     "image_scale": "image side: 10 x the pictures in at most 10.5 x the time beyond start-up",
     "loader": "read, decode, batch: at least webdataset's samples/s; --resume: under 5 s",

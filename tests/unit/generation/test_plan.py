@@ -1,13 +1,21 @@
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.generation.config import HeldOutPrompts, InlinePrompts, PartiPrompts, PromptFile
+from pipeline.generation.config import (
+    HeldOutPrompts,
+    InlinePrompts,
+    PartiPrompts,
+    PromptFile,
+    PromptTable,
+)
 from pipeline.generation.plan import ABLATIONS, FINAL, plan, shuffled_partners
-from pipeline.generation.prompts import Prompt, resolve
+from pipeline.generation.prompts import Prompt, check, in_turn, read_prompts, resolve
 from tests.tiny_stack import generate_config
 
 
@@ -55,25 +63,65 @@ def test_one_picture_cannot_be_shuffled():
 
 def test_prompts_are_used_in_turn(tmp_path):
     inline = InlinePrompts(type="inline", texts=("a", "b"))
-    assert [p.text for p in resolve(inline, [], 5)] == ["a", "b", "a", "b", "a"]
+    assert [p.text for p in in_turn(resolve(inline, []), 5)] == ["a", "b", "a", "b", "a"]
     path = tmp_path / "prompts.txt"
     path.write_text("a red circle\n\n a blue square \n")
-    found = resolve(PromptFile(type="file", path=str(path)), [], 2)
+    found = resolve(PromptFile(type="file", path=str(path)), [])
     assert [p.text for p in found] == ["a red circle", "a blue square"]
 
 
 def test_held_out_prompts_come_with_their_truth_from_the_caller():
-    assert resolve(HeldOutPrompts(type="held_out"), some(3), 2) == some(2)
+    assert resolve(HeldOutPrompts(type="held_out"), some(3)) == some(3)
     with pytest.raises(ConfigError, match="held_out needs"):
-        resolve(HeldOutPrompts(type="held_out"), [], 2)
+        resolve(HeldOutPrompts(type="held_out"), [])
 
 
 def test_a_bad_prompt_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot read"):
-        resolve(PromptFile(type="file", path=str(tmp_path / "none")), [], 2)
+        resolve(PromptFile(type="file", path=str(tmp_path / "none")), [])
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(ConfigError, match="holds no prompt"):
-        resolve(PromptFile(type="file", path=str(tmp_path / "empty")), [], 2)
+        resolve(PromptFile(type="file", path=str(tmp_path / "empty")), [])
+
+
+def table(tmp_path, column="prompt", **changes):
+    path = str(tmp_path / "prompts.parquet")
+    pq.write_table(pa.table(changes or {"prompt": ["a red circle", "ein Ä"], "n": [1, 2]}), path)
+    return PromptTable(type="parquet", path=path, column=column)
+
+
+def test_prompts_of_a_table_are_its_rows(tmp_path):
+    assert [p.text for p in read_prompts(table(tmp_path))] == ["a red circle", "ein Ä"]
+
+
+@pytest.mark.parametrize(
+    ("column", "changes", "reason"),
+    [
+        ("text", {}, "has no column 'text', it has prompt, n"),
+        ("n", {}, "n is int64, expected text"),
+        ("prompt", {"prompt": ["a", None]}, "1 empty rows of 2"),
+        ("prompt", {"prompt": pa.array([], pa.string())}, "0 empty rows of 0"),
+    ],
+)
+def test_a_bad_table_is_refused(tmp_path, column, changes, reason):
+    with pytest.raises(ConfigError, match=reason):
+        resolve(table(tmp_path, column, **changes), [])
+
+
+def test_a_table_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "text.parquet").write_text("no table")
+    for name in ("none.parquet", "text.parquet"):
+        with pytest.raises(ConfigError, match="cannot read the prompts"):
+            resolve(PromptTable(type="parquet", path=str(tmp_path / name)), [])
+
+
+def test_short_texts_need_no_tokenizer_and_long_ones_are_counted_in_tokens():
+    longest = "!?" * 37  # 74 characters, each a token of its own where it can
+    check([longest[:74], "word " * 70])
+    with pytest.raises(ConfigError, match="longer than the 74 tokens"):
+        check(["word " * 80])
+    with pytest.raises(ConfigError, match="expected text"):
+        check([7])
 
 
 def test_eta_belongs_to_ddim():

@@ -53,11 +53,11 @@ def test_another_dimension_and_another_clip_are_refused(tmp_path):
     uri = str(tmp_path / "head.safetensors")
     layers, stated = linear(clip_sha256="a" * 64)
     write_head(uri, layers, **stated)
-    check_head("aesthetic", uri, DIM, "a" * 64)
+    check_head("score.heads.aesthetic", uri, DIM, "a" * 64)
     with pytest.raises(ConfigError, match=r"heads\.aesthetic: .* reads 12 .* have 768; use a head"):
-        check_head("aesthetic", uri, 768, "a" * 64)
+        check_head("score.heads.aesthetic", uri, 768, "a" * 64)
     with pytest.raises(ConfigError, match=r"CLIP aaaa.*of bbbb.*embed with that one"):
-        check_head("aesthetic", uri, DIM, "b" * 64)
+        check_head("score.heads.aesthetic", uri, DIM, "b" * 64)
 
 
 @pytest.mark.parametrize(
