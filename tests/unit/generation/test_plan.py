@@ -141,10 +141,10 @@ def test_partiprompts_are_chosen_by_category_and_challenge(tmp_path):
 
     def texts(**chosen):
         config = PartiPrompts(type="parti", path=str(table), **chosen)
-        return [prompt.text for prompt in resolve(config, [], 3)]
+        return [prompt.text for prompt in resolve(config, [])]
 
     assert texts() == ["three cats", "a dog", 'a sign that says "stop"']
-    assert texts(categories=("Animals",), challenges=("Quantity",)) == ["three cats"] * 3
+    assert texts(categories=("Animals",), challenges=("Quantity",)) == ["three cats"]
     with pytest.raises(ConfigError, match="no Category 'Food', only Animals, Artifacts"):
         texts(categories=("Food",))
     table.write_text("caption\na dog\n")
@@ -154,5 +154,5 @@ def test_partiprompts_are_chosen_by_category_and_challenge(tmp_path):
 
 def test_prompts_of_talks_can_be_drawn():
     path = Path(__file__).parents[3] / "jobs/configs/prompts/talks.txt"
-    found = resolve(PromptFile(type="file", path=str(path)), [], 40)
+    found = resolve(PromptFile(type="file", path=str(path)), [])
     assert len({prompt.text for prompt in found}) > 30
