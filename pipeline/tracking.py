@@ -173,9 +173,9 @@ class StageRun:
         known.update(dict.fromkeys(names, place))
         return {name: record[name] for name in [*names, *WHEN] if name in record} if names else {}
 
-    def log_picture(self, path: Path, samples_seen: int, kind: str = "grid") -> None:
-        """Keep a picture grid under its step; ``kind`` names the series it belongs to."""
-        self._add(self._key, "picture", path=str(path.resolve()), step=samples_seen, kind=kind)
+    def log_picture(self, path: Path, samples_seen: int, series: str = "grid") -> None:
+        """Keep a picture grid under its step; ``series`` names what it is one of."""
+        self._add(self._key, "picture", path=str(path.resolve()), step=samples_seen, series=series)
 
     def finish(self, status: str, metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
         """Close the run; arguments as for ``Tracking.finish``."""

@@ -195,7 +195,7 @@ class Sender:
             self._client.log_image(
                 self._run(key),
                 picture.convert("RGB"),
-                key=message.get("kind", "grid"),
+                key=message.get("series", "grid"),
                 step=message["step"],
                 timestamp=message["at_ms"],
                 synchronous=True,
