@@ -5,19 +5,21 @@ sample is the same in any batch: ``NoiseSource`` gives the noise of one step for
 built from one seed per sample by ``seeded_noise``.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.diffusion.config import DiffusionConfig, Prediction
 from pipeline.diffusion.gaussian import (
     learned_log_variance,
+    posterior,
     posterior_weights,
     signal_at,
     spread,
@@ -201,6 +203,9 @@ def ddim_invert(
     process: Process,
     x_start: Float[Tensor, " batch *event"],
     num_sampling_steps: int,
+    *,
+    first_std: float = 0.0,
+    noise: Float[Tensor, " batch *event"] | None = None,
 ) -> Float[Tensor, " batch *event"]:
     r"""The noise x_T from which DDIM with eta 0 leads back to a clean sample.
 
@@ -211,14 +216,27 @@ def ddim_invert(
     prediction cannot be undone. Source: Song et al. 2021 (DDIM), Eq. 13
     and §4.3; Dhariwal & Nichol 2021, App. F.
 
+    A network that predicts x_0 errs by as much at hardly any noise as at a little, and the noise
+    that this implies, the error over :math:`\sqrt{1-\bar\alpha_t}`, is then many times too long.
+    With ``first_std`` the way begins with drawn noise where there is a little of it.
+
     Args:
         denoiser: The network with its conditions bound.
         process: Schedule and kind of output.
         x_start: Clean samples.
         num_sampling_steps: Network evaluations, as sampling will take.
+        first_std: Begin at the first step whose noise has this standard deviation; 0 at the
+            clean sample, as published.
+        noise: Standard normal, for ``first_std`` above 0.
     """
     x_t, asked = x_start, None
-    for step in reversed(_steps(process, num_sampling_steps, x_t)):
+    steps = list(reversed(_steps(process, num_sampling_steps, x_t)))
+    if noise is not None and first_std > 0:
+        place = sum(bool((1 - step.signal).sqrt().amin() < first_std) for step in steps[:-1])
+        signal = spread(steps[place].signal, x_t)
+        x_t, asked = signal.sqrt() * x_start + (1 - signal).sqrt() * noise, steps[place].t
+        steps = steps[place + 1 :]
+    for step in steps:
         # A clean sample has no step of its own: the network is asked as at the least noise.
         t, here = (step.t, step.signal) if asked is None else (asked, step.signal_before)
         clean = to_x_start(process.prediction, denoiser(x_t, t), x_t, here)
@@ -226,6 +244,55 @@ def ddim_invert(
         clean = x_start if asked is None else clean
         there = spread(step.signal, x_t)
         x_t, asked = there.sqrt() * clean + (1 - there).sqrt() * eps, step.t
+    return x_t
+
+
+def repaint_sample(
+    denoiser: Denoiser,
+    process: Process,
+    noise: NoiseSource,
+    num_sampling_steps: int,
+    known: Float[Tensor, " batch *event"],
+    is_known: Bool[Tensor, " batch *mask"],
+    *,
+    num_visits: int = 5,
+    threshold: Threshold = clip_to_unit,
+) -> Float[Tensor, " batch *event"]:
+    r"""Paint the unknown part of pictures: ancestral sampling that is told the known part.
+
+    .. math:: x_s = m \odot (\sqrt{\bar\alpha_s}\,x_0 + \sqrt{1-\bar\alpha_s}\,\epsilon)
+              + (1-m) \odot p_\theta(x_s \mid x_t)
+
+    Each move but the last is made several times, with the noise of the move added again in
+    between, so that what is painted comes to agree with what is known. Source: Lugmayr et al. 2022
+    (RePaint), Algorithm 1 with jumps of one move, on an even stride of steps.
+
+    Args:
+        denoiser: The network with its conditions bound.
+        process: Schedule and kind of output.
+        noise: Step 0 gives x_T, the others what is drawn on the way.
+        num_sampling_steps: Moves.
+        known: Clean samples; any values where they are not known.
+        is_known: m, over the last dimensions of ``known`` or broadcast to it. There the result
+            is ``known`` itself.
+        num_visits: U, how often each move is made.
+        threshold: Applied to each predicted clean sample.
+    """
+    x_t, numbers = noise(0), itertools.count(1)
+    for step in _steps(process, num_sampling_steps, x_t):
+        before = spread(step.signal_before, x_t)
+        for visit in range(num_visits):
+            output = denoiser(x_t, step.t)
+            x_start = threshold(to_x_start(process.prediction, output, x_t, step.signal))
+            mean, variance = posterior(x_start, x_t, step.signal, step.signal_before)
+            if step.is_last:
+                return torch.where(is_known, known, mean)
+            painted = mean + spread(variance.sqrt(), x_t) * noise(next(numbers)).to(x_t)
+            told = before.sqrt() * known + (1 - before).sqrt() * noise(next(numbers)).to(x_t)
+            x_t = torch.where(is_known, told, painted)
+            if visit + 1 < num_visits:
+                alpha = spread(step.signal, x_t) / before
+                x_t = alpha.sqrt() * x_t + (1 - alpha).sqrt() * noise(next(numbers)).to(x_t)
     return x_t
 
 

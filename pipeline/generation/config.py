@@ -60,6 +60,11 @@ class DecoderSampling(StrictModel):
     """Denoising steps, strided over the schedule."""
     guidance_scale: float = Field(default=1.25, ge=0.0, le=50.0)
     """Classifier-free guidance; 1 = none, 1.25 gave the paper's best Fréchet distance."""
+    clip_guidance_scale: float = Field(
+        default=0.0, ge=0.0, le=1000.0, exclude_if=lambda value: value == 0.0
+    )
+    """Guidance by the gradient of CLIP's logit of picture and caption, in the place of, or beside,
+    classifier-free guidance; 0 = none, 1 = Bayes' rule with what the run's CLIP says."""
     sampler: Literal["ddim", "ddpm", "dpm_solver"] = "ddim"
     """Deterministic DDIM (``eta`` 0), ancestral DDPM, or DPM-Solver++(2M) for few steps."""
     eta: float = Field(default=0.0, ge=0.0, le=1.0)

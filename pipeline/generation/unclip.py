@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
-from pipeline.diffusion.guidance import guided
+from pipeline.diffusion.guidance import climbing, guided
 from pipeline.diffusion.sampling import (
     Denoiser,
     NoiseSource,
@@ -26,6 +25,7 @@ from pipeline.diffusion.sampling import (
 )
 from pipeline.errors import ConfigError
 from pipeline.generation import prompts as prompt_rules
+from pipeline.generation.clip_guidance import as_clip_reads, caption_score
 from pipeline.generation.config import Sampling
 from pipeline.generation.pictures import to_images
 from pipeline.generation.priors import draw_z_img
@@ -208,6 +208,13 @@ class UnCLIP:
             seed: Seed of all draws.
             indices: Number of each picture, which keys its noise.
         """
+        side = self.stack.decoder.config.image_px
+        noise = noise_on(self._device, picture_seeds(seed, "decoder", indices), (3, side, side))
+        return self._sample_decoder(self.denoiser(z_img, texts), noise).clamp(-1, 1)
+
+    @torch.inference_mode()
+    def denoiser(self, z_img: Float[Tensor, " batch dim"], texts: Sequence[str]) -> Denoiser:
+        """The decoder with raw z_img and captions bound, guided as the settings say."""
         decoder, settings, num = self.stack.decoder, self.sampling.decoder, len(texts)
         doubled = settings.guidance_scale != 1.0
         conditions = self.encode([*texts, ""])
@@ -222,9 +229,10 @@ class UnCLIP:
             return decoder(x_t, t, z_rows, has_z_img, *text)
 
         denoiser = guided(denoise, settings.guidance_scale, 3) if doubled else denoise
-        side = decoder.config.image_px
-        noise = noise_on(self._device, picture_seeds(seed, "decoder", indices), (3, side, side))
-        return self._sample_decoder(denoiser, noise).clamp(-1, 1)
+        if settings.clip_guidance_scale == 0.0:
+            return denoiser
+        score = caption_score(self.stack.clip, conditions.take(range(num)))
+        return climbing(denoiser, self.stack.decoder_process, score, settings.clip_guidance_scale)
 
     def _sample_decoder(self, denoiser: Denoiser, noise: NoiseSource) -> Tensor:
         settings, process = self.sampling.decoder, self.stack.decoder_process
@@ -259,14 +267,6 @@ class UnCLIP:
     def encode_pictures(
         self, pictures: Float[Tensor, " batch 3 side side"]
     ) -> Float[Tensor, " batch dim"]:
-        """Pictures in [-1, 1] → raw z_img, resized to the side that CLIP reads.
-
-        An even shrink is a box mean, as the stored views are shrunk in training; else bicubic.
-        """
-        side = self.stack.clip.config.vision.image_px
-        if pictures.shape[-1] % side == 0:
-            return self.stack.clip.encode_image(functional.adaptive_avg_pool2d(pictures, side))
-        resized = functional.interpolate(
-            pictures, (side, side), mode="bicubic", antialias=True, align_corners=False
-        )
-        return self.stack.clip.encode_image(resized.clamp(-1, 1))
+        """Pictures in [-1, 1] → raw z_img, resized to the side that CLIP reads."""
+        clip = self.stack.clip
+        return clip.encode_image(as_clip_reads(pictures, clip.config.vision.image_px))

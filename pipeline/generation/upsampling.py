@@ -10,7 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.diffusion.sampling import NoiseSource, Process, ddim_sample, seeded_noise
+from pipeline.diffusion.sampling import (
+    NoiseSource,
+    Process,
+    Threshold,
+    clip_to_unit,
+    ddim_sample,
+    seeded_noise,
+)
 from pipeline.draws import hash64
 from pipeline.errors import ConfigError
 from pipeline.generation.config import UpsamplerSampling
@@ -25,6 +32,8 @@ def upsample_once(
     low_res: Float[Tensor, " batch 3 side side"],
     seeds: Sequence[int],
     settings: UpsamplerSampling,
+    *,
+    threshold: Threshold = clip_to_unit,
 ) -> Float[Tensor, " batch 3 larger larger"]:
     """Small pictures in [-1, 1] → large pictures in [-1, 1], by DDIM (paper App. C).
 
@@ -34,6 +43,7 @@ def upsample_once(
         low_res: Small pictures.
         seeds: Seed of each picture's noise.
         settings: Steps, at most the process's own, and what follows them.
+        threshold: Applied to each predicted large picture.
     """
     scale = model.config.high_px // model.config.low_px
     side = low_res.shape[-1] * scale
@@ -43,7 +53,7 @@ def upsample_once(
         denoise = tiled(model, low_res, settings.tile_px, settings.tile_overlap_px)
     noise = noise_on(low_res.device, seeds, (3, side, side))
     steps = checked_steps(settings.num_steps, process)
-    pictures = ddim_sample(denoise, process, noise, steps).clamp(-1, 1)
+    pictures = ddim_sample(denoise, process, noise, steps, threshold=threshold).clamp(-1, 1)
     return back_projected(pictures, low_res) if settings.back_project else pictures
 
 

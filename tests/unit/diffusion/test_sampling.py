@@ -13,6 +13,7 @@ from pipeline.diffusion.sampling import (
     dpm_solver_sample,
     dynamic_threshold,
     no_threshold,
+    repaint_sample,
     seeded_noise,
 )
 
@@ -196,3 +197,45 @@ def test_dynamic_thresholding_rescales_each_picture_by_its_own_range():
     torch.testing.assert_close(
         threshold(x), torch.tensor([[-1.0, 0.5, 1.0, -0.25], [0.1, -0.2, 0.3, 0.9]])
     )
+
+
+RHO = 0.9
+
+
+def pair_denoiser(of):
+    """E[x_0 | x_t] of two standard normal numbers whose correlation is RHO."""
+    covariance = torch.tensor([[1.0, RHO], [RHO, 1.0]])
+
+    def denoise(x_t, t):
+        signal = of.alpha_bar[t[0]]
+        gain = covariance @ torch.linalg.inv(signal * covariance + (1 - signal) * torch.eye(2))
+        return signal.sqrt() * x_t @ gain.T
+
+    return denoise
+
+
+def painted_slope(num_visits):
+    """How much of the known number shows in the painted one; RHO where they agree."""
+    of, shape = process(), (1000, 2)
+    known = torch.zeros(2, *shape)
+    known[..., 0] = torch.linspace(-2, 2, 1000)
+    is_known = torch.tensor([True, False]).expand(2, *shape)
+    made = repaint_sample(
+        pair_denoiser(of),
+        of,
+        seeded_noise(range(2), shape),
+        20,
+        known,
+        is_known,
+        num_visits=num_visits,
+        threshold=no_threshold,
+    )
+    assert torch.equal(made[..., 0], known[..., 0])
+    assert made[..., 1].std() > 0.2
+    return float((known[..., 0] * made[..., 1]).sum() / (known[..., 0] ** 2).sum())
+
+
+def test_what_is_painted_agrees_with_what_is_known_the_more_the_more_visits():
+    once, often = painted_slope(1), painted_slope(8)
+    assert abs(often - RHO) < 0.05
+    assert abs(often - RHO) < abs(once - RHO)

@@ -1,14 +1,17 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.generation import prompts
-from pipeline.generation.config import Sampling
+from pipeline.generation.config import DecoderSampling, Sampling
 from pipeline.generation.run_stages import RunStages
 from pipeline.generation.unclip import UnCLIP
 from pipeline.generation.weights import load_stack
 from tests import tiny_stack
+from tests.synthetic import DIM
 
 CPU = torch.device("cpu")
 
@@ -190,3 +193,31 @@ def test_back_projection_is_applied_where_it_is_asked_for(unclip):
     plain, shifted = (each.upsample(small, seed=1, indices=[0]) for each in (unclip, asked))
     assert not torch.allclose(plain.mean((2, 3)), small.mean((2, 3)), atol=0.02)
     assert (shifted - 0.25).mean().abs() < (plain - 0.25).mean().abs()
+
+
+def with_clip_guidance(run_uri, scale):
+    decoder = {"num_steps": 5, "guidance_scale": 1.0, "clip_guidance_scale": scale}
+    sampling = Sampling.model_validate({"decoder": decoder, "upsamplers": []})
+    return UnCLIP.from_stages(RunStages.read(run_uri), sampling, device="cpu")
+
+
+def test_clip_guidance_raises_what_clip_thinks_and_leaves_hidden_captions_alone(run_uri):
+    texts, indices = ["a red circle", "a blue square", "", "a green star"], range(4)
+    z_img = torch.zeros(4, DIM)
+    plain, guided = (with_clip_guidance(run_uri, scale) for scale in (0.0, 20.0))
+    before, after = (each.decode(z_img, texts, 1, indices) for each in (plain, guided))
+    wanted = plain.encode(texts).z_txt
+    cosines = [
+        torch.nn.functional.cosine_similarity(plain.encode_pictures(made), wanted)
+        for made in (before, after)
+    ]
+    has_text = torch.tensor([bool(text) for text in texts])
+    assert (cosines[1] > cosines[0])[has_text].all()
+    torch.testing.assert_close(after[~has_text], before[~has_text], atol=1e-4, rtol=0)
+
+
+def test_a_setting_that_is_not_used_leaves_identities_as_they_were():
+    values = json.loads(Sampling().model_dump_json())
+    assert "clip_guidance_scale" not in values["decoder"]
+    used = {**values["decoder"], "clip_guidance_scale": 2.0}
+    assert DecoderSampling.model_validate(used).model_dump()["clip_guidance_scale"] == 2.0
