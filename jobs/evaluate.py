@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.run_file import RunFile
 
 
-PROTOCOLS = ("priors", "decoder", "upsamplers")
+PROTOCOLS = ("priors", "decoder", "upsamplers", "manipulations")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=PROTOCOLS,
         help="priors: trains rival_priors, draws of each against the true embeddings, losses with "
         "other conditions; decoder: losses with other conditions, DDIM inversion; upsamplers: "
-        "against bicubic; may be repeated",
+        "against bicubic; manipulations: what jobs.manipulate keeps, moves and loses; may be "
+        "repeated",
     )
 
 

@@ -12,9 +12,12 @@ from pipeline.run_file import RunFile
 from pipeline.training.config import DecoderTaskConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL import Image
 
     from pipeline.evaluation.judges import Judge, TestedJudge
+    from pipeline.evaluation.manipulation_check import Edit
     from pipeline.generation.prompts import Prompt
 
 NUM_KNOWN = 512
@@ -35,6 +38,36 @@ def prompts_and_judge(num: int, seed: int, run: RunFile) -> "tuple[list[Prompt],
         return [], None
     found = held_out_prompts(num, seed)
     return [Prompt(text, truth._asdict()) for text, truth in found], _read_shape
+
+
+def edits(captions: "Sequence[str]", seed: int, run: RunFile) -> "list[tuple[Edit, ...]]":
+    """Of each caption of one shape: another colour, another background; drawn from the seed.
+
+    Args:
+        captions: Of held-out pictures.
+        seed: Seed of the draws.
+        run: The run; nothing can be told of others than the small web's.
+    """
+    from pipeline.demo.captions import named, reworded
+    from pipeline.demo.shapes import BACKGROUNDS, COLOURS
+    from pipeline.draws import hash64
+    from pipeline.evaluation.manipulation_check import Edit
+
+    if not isinstance(run.candidates, SmallWebConfig):
+        return [()] * len(captions)
+    rows = []
+    for number, text in enumerate(captions):
+        found = []
+        colours, kinds, backgrounds = named(text)
+        single = len(colours) == len(kinds) == len(backgrounds) == 1
+        attributes = {"colour": (colours, COLOURS), "background": (backgrounds, BACKGROUNDS)}
+        for attribute, (words, values) in attributes.items() if single else ():
+            (old,) = words
+            others = [value for value in values if value != old]
+            new = others[hash64(seed, "edits", attribute, number) % len(others)]
+            found.append(Edit(attribute, old, new, text, reworded(text, old, new)))
+        rows.append(tuple(found))
+    return rows
 
 
 def judge(config: EvaluateConfig, run: RunFile) -> "TestedJudge | None":

@@ -28,6 +28,15 @@ NOTES = {
     "and the residual of a random training sample. Single draws are its like.",
     "inversion": "Held-out pictures, inverted to noise with their own z_img and no caption and "
     "drawn again with eta 0; and drawn from other noise.",
+    "reconstruction": "Held-out pictures, inverted and drawn again, against themselves.",
+    "interpolation": "Ends of interpolations against reconstructions, largest byte of each "
+    "picture, of 255.",
+    "variations": "Pictures drawn from a picture's z_img with fresh noise on the way, from its own "
+    "x_T or another: how often what was read in the picture is read again.",
+    "text_differences": "Of reconstructions that show what their caption says of an attribute: how "
+    "often the new value is read after the text difference, and whether all else stays.",
+    "principal_components": "Pictures drawn from the first principal components of z_img, all from "
+    "one noise: mean squared Laplacian, and PSNR to what all components show.",
 }
 CONDITIONS = (
     "Held-out loss as is, and with conditions of other samples; a rise is taken sample by sample. "

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any
 from pipeline import storage
 from pipeline.chain import oracle
 from pipeline.chain.stages import Work
-from pipeline.evaluation.config import DecoderCheck, HeldOutCheck, PriorsCheck, UpsamplersCheck
-from pipeline.generation.config import PriorSampling
+from pipeline.evaluation.config import (
+    DecoderCheck,
+    HeldOutCheck,
+    ManipulationsCheck,
+    PriorsCheck,
+    UpsamplersCheck,
+)
+from pipeline.generation.config import PriorSampling, Sampling
 from pipeline.generation.prompts import Prompt
+from pipeline.generation.run_stages import UPSAMPLER
 from pipeline.results import Result, StageOutput
 
 if TYPE_CHECKING:
@@ -211,6 +218,46 @@ def compare_upsamplers(config: UpsamplersCheck, work: Work) -> StageOutput:
     rows = [done[name] for name in sorted(done)]
     groups = comparisons.upsamplers(rows, features, config.seed, config.num_resamples)
     sheets = [f"{name}-00000.png" for name in names]
+    return _output(groups, done, {"sheets": sheets})
+
+
+def check_manipulations(config: ManipulationsCheck, work: Work) -> StageOutput:
+    """Held-out pictures through every manipulation, a task per part of a shard."""
+    from pipeline.evaluation import comparisons
+    from pipeline.evaluation.manipulation_check import ManipulateHeldOut, Settings
+    from pipeline.generation.run_stages import RunStages
+
+    source, sampling = _source(config, work), config.sampling or Sampling()
+    shown = config.model_dump(include={"num_steps", "eta", "thetas", "dimensions", "seed"})
+    settings = Settings(sampling=sampling, threads=config.execution.threads, **shown)
+    stages = RunStages(
+        clip=work.inputs["clip"].uri,
+        prior=None,
+        decoder=work.inputs["decoder"].uri,
+        upsamplers=tuple(r.uri for name, r in work.inputs.items() if name.startswith(UPSAMPLER)),
+    )
+    edits = oracle.edits(source.pairs().captions, config.seed, work.run)
+    judge = oracle.prompts_and_judge(0, config.seed, work.run)[1]
+    tasks: dict[str, Any] = {}
+    first = 0
+    for shard, keys in source.by_shard():
+        for start in range(0, len(keys), config.batch_size):
+            part = keys[start : start + config.batch_size]
+            tasks[f"{shard:05d}-{start:06d}"] = ManipulateHeldOut(
+                curated=source.curated,
+                embedded=source.embedded,
+                keys=part,
+                first=first,
+                edits=tuple(edits[first : first + len(part)]),
+                stages=stages,
+                settings=settings,
+                judge=judge,
+                shown_uri=None if first else work.uri,
+            )
+            first += len(part)
+    done = _run_tasks(tasks, work)
+    groups = comparisons.manipulations([done[name] for name in sorted(done)], config.seed)
+    sheets = sorted(name for name in storage.list_names(work.uri) if name.endswith(".png"))
     return _output(groups, done, {"sheets": sheets})
 
 

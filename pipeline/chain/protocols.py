@@ -25,7 +25,7 @@ from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.run_file import RunFile
 
-PROTOCOLS = ("priors", "decoder", "upsamplers")
+PROTOCOLS = ("priors", "decoder", "upsamplers", "manipulations")
 VERSION = 1
 
 
@@ -185,8 +185,20 @@ def _upsamplers(run: RunFile, known: Mapping[str, Result], session: _Beside) -> 
     return _planned("upsamplers", config, inputs, protocol_work.compare_upsamplers)
 
 
+def _manipulations(run: RunFile, known: Mapping[str, Result], session: _Beside) -> Planned:
+    if "decoder" not in known:
+        raise ConfigError("--protocol manipulations: no decoder is finished; run jobs.run first")
+    models = {name: known[name] for name in run.upsampler_names() if name in known}
+    inputs = {**_data(known), "decoder": known["decoder"], **models}
+    config = run.protocols.manipulations
+    sampling = Sampling() if run.generate is None else run.generate.sampling
+    config = config.model_copy(update={"sampling": config.sampling or sampling})
+    return _planned("manipulations", config, inputs, protocol_work.check_manipulations)
+
+
 _STAGES: dict[str, Callable[[RunFile, Mapping[str, Result], _Beside], Planned]] = {
     "priors": _priors,
     "decoder": _decoder,
     "upsamplers": _upsamplers,
+    "manipulations": _manipulations,
 }

@@ -113,6 +113,12 @@ def named(text: str) -> tuple[set[str], set[str], set[str]]:
     return words & set(COLOURS), words & set(KINDS), words & set(BACKGROUNDS)
 
 
+def reworded(text: str, old: str, new: str) -> str:
+    """A caption with one of its words changed, article and all."""
+    changed = re.sub(rf"\b{old}\b", new, text)
+    return _articles(re.sub(r"\ban (?!orange)", "a ", changed))
+
+
 def mentions_held_out(text: str) -> bool:
     """Whether a text names a colour, a kind and a background that are held out together.
 

@@ -136,3 +136,96 @@ def upsamplers(
         found[f"upsampler_{step}_frechet_below_bicubic"] = compared.gain
         groups[f"upsampler_{step}"] = found
     return groups
+
+
+def manipulations(results: Sequence[Rows], seed: int) -> dict[str, Estimates]:
+    """What manipulations keep, move and lose, a group per kind; none where nothing was read.
+
+    Args:
+        results: Of ``ManipulateHeldOut``, all tasks.
+        seed: Seed of the resampling.
+    """
+    ends = [float(value) for row in results for value in row["interpolation"]]
+    largest = max(ends)
+    groups = {
+        "reconstruction": {
+            "reconstruction_psnr_db": _joined_mean(results, ("reconstruction", "psnr"), seed)
+        },
+        "interpolation": {
+            "interpolation_ends_largest_difference": Estimate(largest, largest, largest, len(ends)),
+            "interpolation_ends_difference": bootstrap_mean(_column(ends), seed),
+        },
+        "variations": _variations(results, seed),
+        "text_differences": _text_differences(results),
+        "principal_components": _principal_components(results, seed),
+    }
+    return {name: found for name, found in groups.items() if found}
+
+
+def _joined(results: Sequence[Rows], path: Sequence[str]) -> list[Any]:
+    """Rows of all tasks at one place; a task may have none there."""
+    found: list[Any] = []
+    for each in results:
+        for name in path:
+            each = each.get(name, {})
+        found += each
+    return found
+
+
+def _names(results: Sequence[Rows], path: Sequence[str]) -> list[str]:
+    """Names at one place, in the order in which tasks state them."""
+    return list(dict.fromkeys(_joined(results, path)))
+
+
+def _joined_mean(results: Sequence[Rows], path: Sequence[str], seed: int) -> Estimate:
+    return bootstrap_mean(_column(_joined(results, path)), seed)
+
+
+def _share(results: Sequence[Rows], path: Sequence[str]) -> Estimate | None:
+    rows = _joined(results, path)
+    return proportion(sum(rows), len(rows)) if rows else None
+
+
+def _variations(results: Sequence[Rows], seed: int) -> Estimates:
+    found: Estimates = {}
+    for way in _names(results, ("variations",)):
+        name = f"variation_from_{way.replace(' ', '_')}"
+        found[f"{name}_psnr_db_to_reconstruction"] = _joined_mean(
+            results, ("variations", way, "psnr"), seed
+        )
+        for attribute in _names(results, ("variations", way, "kept")):
+            kept = _share(results, ("variations", way, "kept", attribute))
+            if kept is not None:
+                found[f"{name}_{attribute}_kept"] = kept
+    return found
+
+
+def _text_differences(results: Sequence[Rows]) -> Estimates:
+    found: Estimates = {}
+    for attribute in _names(results, ("edits",)):
+        for theta in _names(results, ("edits", attribute)):
+            path = ("edits", attribute, theta)
+            name = f"text_{attribute}_{theta.replace(' ', '_').replace('.', '_')}"
+            shares = {f"{name}_moved": _share(results, (*path, "moved"))}
+            for other in _names(results, (*path, "others_kept")):
+                shares[f"{name}_{other}_kept"] = _share(results, (*path, "others_kept", other))
+            found |= {each: share for each, share in shares.items() if share is not None}
+    return found
+
+
+def _principal_components(results: Sequence[Rows], seed: int) -> Estimates:
+    # Tasks that were read from their files state names in the order of the alphabet.
+    names = sorted(_names(results, ("pca",)), key=lambda name: int(name.split()[0]))
+    found: Estimates = {}
+    for name in names:
+        short = name.replace(" ", "_")
+        found[f"sharpness_of_{short}"] = _joined_mean(results, ("pca", name, "sharpness"), seed)
+    for name in names[:-1]:
+        found[f"psnr_db_of_{name.replace(' ', '_')}_to_all"] = _joined_mean(
+            results, ("pca", name, "psnr"), seed
+        )
+    first, last = (
+        _column(_joined(results, ("pca", n, "sharpness"))) for n in (names[0], names[-1])
+    )
+    found["sharpness_rise_with_dimensions"] = bootstrap_mean(last - first, seed)
+    return found

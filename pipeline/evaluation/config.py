@@ -1,9 +1,11 @@
 """What to measure and which numbers must hold; imports nothing heavy."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from pipeline.config import StrictModel
-from pipeline.generation.config import DecoderSampling, UpsamplerSampling
+from pipeline.generation.config import DecoderSampling, Sampling, UpsamplerSampling
 
 
 class UpsamplingCheck(StrictModel):
@@ -79,12 +81,32 @@ class UpsamplersCheck(HeldOutCheck):
     """Bootstrap resamples of a Fréchet distance."""
 
 
+class ManipulationsCheck(HeldOutCheck):
+    """Held-out pictures inverted and drawn again, varied, interpolated, changed by words."""
+
+    num_samples: int = Field(default=128, ge=2)
+    """Held-out samples, at most: of the test split, then of validation."""
+    num_steps: int = Field(default=50, ge=2)
+    """Denoising steps of an inversion, and as many of every way back."""
+    eta: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Of variations: DDIM's share of fresh noise on the way."""
+    thetas: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] = Field(
+        default=(0.25, 0.5), min_length=1
+    )
+    """Shares of the way to a text difference; the paper goes to 0.25 to 0.50."""
+    dimensions: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Principal components, ascending; none for powers of two and all."""
+    sampling: Sampling | None = None
+    """How decoder and upsamplers are guided and sampled; None as ``generate`` does."""
+
+
 class ProtocolsConfig(StrictModel):
     """What ``jobs.evaluate --protocol`` measures beside the run's own stages."""
 
     priors: PriorsCheck = PriorsCheck()
     decoder: DecoderCheck = DecoderCheck()
     upsamplers: UpsamplersCheck = UpsamplersCheck()
+    manipulations: ManipulationsCheck = ManipulationsCheck()
     gates: dict[str, float] = Field(default_factory=dict)
     """Smallest accepted value per metric, or of a bound: ``metric.low95``."""
     limits: dict[str, float] = Field(default_factory=dict)

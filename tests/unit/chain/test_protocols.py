@@ -37,6 +37,7 @@ SMALL = {
     "priors": {**FEW, "num_steps": 2, "num_averaged": 4, "num_pictures": 4},
     "decoder": {**FEW, "inversion_steps": [2, 4]},
     "upsamplers": {**FEW, "num_resamples": 100, "sampling": [{"num_steps": 2}]},
+    "manipulations": {**FEW, "num_steps": 3, "sampling": {"upsamplers": [{"num_steps": 2}]}},
 }
 
 
@@ -78,9 +79,12 @@ def test_all_protocols_measure_and_a_second_call_does_nothing(run):
     assert "inversion_4_steps_psnr_db" in decoder["inversion"]
     (upsampler,) = table["protocols"]["upsamplers"]["metrics"].values()
     assert any("frechet" in name for name in upsampler)
+    changed = table["protocols"]["manipulations"]["metrics"]
+    assert changed["interpolation"]["interpolation_ends_largest_difference"]["value"] == 0
+    assert changed["reconstruction"]["reconstruction_psnr_db"]["num"] == 8
     assert table["trainings"]["linear_prior"]["cpu_s"] >= 0
     report = Path(line["report_path"]).read_text()
-    for text in ("Cosine to z_img", "z_txt", "data:image/png", "inversion"):
+    for text in ("Cosine to z_img", "z_txt", "data:image/png", "inversion", "interpolations"):
         assert text in report
     done = {
         path: path.stat().st_mtime_ns

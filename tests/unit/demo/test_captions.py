@@ -11,6 +11,7 @@ from pipeline.demo.captions import (
     held_out_prompts,
     mentions_held_out,
     named,
+    reworded,
 )
 from pipeline.demo.shapes import Scene, Shape, held_out, held_out_combinations, random_scene
 from pipeline.draws import generator
@@ -81,3 +82,21 @@ def test_held_out_prompts_are_distinct_even_and_true():
 def test_more_prompts_than_there_are_is_an_error():
     with pytest.raises(ValueError, match="distinct"):
         held_out_prompts(10_000, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("red", "orange", "an orange circle on a grey background"),
+        ("red", "blue", "a blue circle on a grey background"),
+        ("grey", "brown", "a red circle on a brown background"),
+    ],
+)
+def test_a_caption_is_reworded_article_and_all_and_back(old, new, text):
+    before = "a red circle on a grey background"
+    assert reworded(before, old, new) == text
+    assert reworded(text, new, old) == before
+
+
+def test_other_words_that_hold_the_word_stay():
+    assert reworded("a red circle, hundred", "red", "blue") == "a blue circle, hundred"

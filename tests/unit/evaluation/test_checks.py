@@ -13,11 +13,13 @@ from pipeline import storage
 from pipeline.errors import DataError
 from pipeline.evaluation.held_out import HeldOutSource
 from pipeline.evaluation.inversion_check import InvertHeldOut
+from pipeline.evaluation.manipulation_check import Edit, ManipulateHeldOut, Settings, _moves
 from pipeline.evaluation.prior_check import CAPTION, MEAN, DrawHeldOut
 from pipeline.evaluation.sheets import Column, sheet
 from pipeline.evaluation.upsampling_check import UpsampleHeldOut
 from pipeline.evaluation.upsampling_features import EmbedUpsampled, read_features
-from pipeline.generation.config import PriorSampling, UpsamplerSampling
+from pipeline.generation.config import PriorSampling, Sampling, UpsamplerSampling
+from pipeline.generation.run_stages import RunStages
 from pipeline.models.config import LinearPriorConfig
 from pipeline.models.presets import build_linear_prior
 from pipeline.shards.curated import CuratedDataset
@@ -181,3 +183,73 @@ def test_a_sheet_has_a_column_per_way_and_names_them():
         assert image.size == (2 * 20, 18 + 2 * 20)
         assert image.getpixel((3, 25)) == (255, 0, 0)
         assert image.getpixel((25, 25)) == (0, 0, 0)
+
+
+def brightness(picture):
+    """A judge of one attribute, which changes with any picture."""
+    return {"grey": "light" if np.asarray(picture).mean() > 127 else "dark", "kind": None}
+
+
+def manipulations(source, stack, judge, shown_uri=None, edits=None):
+    keys = tuple(key for _, keys in source.by_shard() for key in keys)[:6]
+    sampling = Sampling.model_validate({"upsamplers": [{"num_steps": 2}]})
+    stages = RunStages(
+        stack["clip"].uri, None, stack["decoder"].uri, (stack["upsampler_8_16"].uri,)
+    )
+    return ManipulateHeldOut(
+        curated=source.curated,
+        embedded=source.embedded,
+        keys=keys,
+        first=0,
+        edits=edits or ((),) * len(keys),
+        stages=stages,
+        settings=Settings(sampling, 4, 1.0, (0.25, 0.5), (1, 6), 0, 1),
+        judge=judge,
+        shown_uri=shown_uri,
+    )()
+
+
+def test_manipulations_are_measured_for_every_picture_and_shown(source, stack, tmp_path):
+    edit = [Edit("grey", old, "light", "a dark day", "a light day") for old in ("dark", "light")]
+    edits = tuple((edit[row % 2],) for row in range(6))
+    found = manipulations(source, stack, brightness, str(tmp_path), edits)
+    assert found["interpolation"] == [0] * 6
+    assert len(found["reconstruction"]["psnr"]) == 6
+    for way in found["variations"].values():
+        assert len(way["psnr"]) == len(way["kept"]["grey"]) == 6
+        assert set(way["kept"]) == {"grey"}  # nothing was read of the kind
+    assert set(found["edits"]) == {"grey"}
+    for theta in found["edits"]["grey"].values():
+        assert len(theta["moved"]) <= 6
+        assert theta["others_kept"] == {}
+    assert set(found["pca"]) == {"1 dimensions", "6 dimensions"}
+    assert found["pca"]["6 dimensions"]["psnr"] == pytest.approx([58.9] * 6, abs=0.1)
+    widths = {path.stem: size_of(path)[0] for path in tmp_path.glob("*.png")}
+    assert widths == {
+        "reconstructions and variations": 400,
+        "interpolations": 300,
+        "principal components": 300,
+        "text differences, grey": 300,
+    }
+
+
+def test_without_a_judge_nothing_is_read(source, stack):
+    found = manipulations(source, stack, None)
+    assert found["edits"] == {}
+    assert all(way["kept"] == {} for way in found["variations"].values())
+
+
+def test_only_what_showed_the_old_value_can_move():
+    edits = [Edit("colour", "red", "blue", "", "")] * 3
+    before = [
+        {"colour": "red", "ground": "grey"},
+        {"colour": "green", "ground": "grey"},
+        {"colour": "red", "ground": None},
+    ]
+    after = [
+        {"colour": "blue", "ground": "black"},
+        {"colour": "blue", "ground": "grey"},
+        {"colour": None, "ground": None},
+    ]
+    found = _moves(edits, before, {"theta 0.50": after})["theta 0.50"]
+    assert found == {"moved": [True, False], "others_kept": {"ground": [False]}}

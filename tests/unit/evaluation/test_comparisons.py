@@ -100,3 +100,39 @@ def test_upsamplers_join_the_features_of_all_shards(tmp_path):
     assert group["upsampler_8_16_psnr_db_over_bicubic"].num == 40
     assert group["upsampler_8_16_frechet_own_clip_40x2"].num == 40
     assert group["upsampler_8_16_frechet_below_bicubic"].low95 > 0
+
+
+def manipulated(moved, kept, ends):
+    return {
+        "reconstruction": {"psnr": [20.0, 22.0]},
+        "interpolation": ends,
+        "variations": {"own noise": {"psnr": [15.0, 16.0], "kept": {"colour": kept}}},
+        "edits": {"colour": {"theta 0.50": {"moved": moved, "others_kept": {"background": kept}}}},
+        "pca": {
+            "1 dimensions": {"sharpness": [0.1, 0.2], "psnr": [10.0, 11.0]},
+            "16 dimensions": {"sharpness": [0.3, 0.5], "psnr": [58.9, 58.9]},
+            "4 dimensions": {"sharpness": [0.2, 0.2], "psnr": [20.0, 21.0]},
+        },
+    }
+
+
+def test_manipulations_join_tasks_some_of_which_read_nothing():
+    rows = [manipulated([True, False], [True], [0, 1]), manipulated([True], [], [3, 0])]
+    rows.append({**manipulated([], [], [0, 0]), "edits": {}})
+    found = comparisons.manipulations(rows, seed=0)
+    assert found["reconstruction"]["reconstruction_psnr_db"].num == 6
+    ends = found["interpolation"]["interpolation_ends_largest_difference"]
+    assert (ends.value, ends.num) == (3.0, 6)
+    moved = found["text_differences"]["text_colour_theta_0_50_moved"]
+    assert (moved.value, moved.num) == (pytest.approx(2 / 3), 3)
+    assert found["text_differences"]["text_colour_theta_0_50_background_kept"].num == 1
+    assert found["variations"]["variation_from_own_noise_colour_kept"].value == 1
+    rise = found["principal_components"]["sharpness_rise_with_dimensions"]
+    assert rise.value == pytest.approx(0.25)
+    assert "psnr_db_of_16_dimensions_to_all" not in found["principal_components"]
+    assert "psnr_db_of_4_dimensions_to_all" in found["principal_components"]
+
+
+def test_without_a_judge_there_are_no_text_differences():
+    rows = [{**manipulated([], [], [0, 0]), "edits": {}}]
+    assert "text_differences" not in comparisons.manipulations(rows, seed=0)

@@ -128,3 +128,13 @@ def test_clip_scores_ignore_length_and_are_never_negative():
     other = np.array([[1.0, 0.0], [1.0, 0.0], [-5.0, 0.0]])
     np.testing.assert_allclose(metrics.clip_scores(z, other), [2.5, 0.0, 0.0])
     np.testing.assert_allclose(metrics.paired_cosines(z, other), [1.0, 0.0, -1.0])
+
+
+def test_sharpness_of_one_bright_pixel_is_what_the_laplacian_says():
+    flat = np.full((1, 5, 5, 3), 100, np.uint8)
+    point = flat.copy()
+    point[0, 2, 2] = 255
+    step = (255 - 100) / 255
+    assert metrics.sharpness(flat).tolist() == [0.0]
+    # Of nine inner pixels the point itself says -4, its four neighbours 1.
+    assert metrics.sharpness(point)[0] == pytest.approx((16 + 4) * step**2 / 9)
