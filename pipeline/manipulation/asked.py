@@ -137,6 +137,11 @@ def _check(asked: Asked) -> None:
             "--eta 0 from a picture's own noise is its reconstruction; give an eta above 0, or "
             "--noise random"
         )
+    if asked.way in ("interpolation", "text_difference") and asked.thetas[1] < 0.01:
+        raise ConfigError(
+            f"--number {asked.number}: steps of {asked.thetas[1]:.4f} on the way are below 0.01; "
+            "take fewer"
+        )
     if asked.way == "text_difference" and not asked.text:
         raise ConfigError("text_difference needs --text: what the pictures shall become")
     if asked.way == "inpainting" and len(asked.masks) not in (1, num):

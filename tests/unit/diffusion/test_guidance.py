@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pipeline.diffusion.config import DiffusionConfig
-from pipeline.diffusion.gaussian import target, to_eps
+from pipeline.diffusion.gaussian import spread, target, to_eps
 from pipeline.diffusion.guidance import climbing, guide, guided
 from pipeline.diffusion.sampling import Process, ddpm_sample, no_threshold, seeded_noise
 
@@ -38,7 +38,7 @@ def standard_normal(of):
 
     def denoise(x_t, t):
         signal = of.alpha_bar[t]
-        x_start = signal.sqrt()[:, None] * x_t
+        x_start = spread(signal.sqrt(), x_t) * x_t
         return target(of.prediction, x_start, to_eps(x_start, x_t, signal), signal)
 
     return denoise
@@ -56,7 +56,7 @@ def test_climbing_a_log_probability_gives_the_posterior(prediction, is_inference
     denoise = climbing(standard_normal(of), of, log_weight, 1.0)
     with torch.inference_mode(is_inference):
         made = ddpm_sample(
-            denoise, of, seeded_noise(range(4000), (2,)), 100, threshold=no_threshold
+            denoise, of, seeded_noise(range(2), (2000, 2)), 100, threshold=no_threshold
         )
     rows = made.reshape(-1, 2)
     torch.testing.assert_close(rows.mean(dim=0), SHIFT, atol=0.05, rtol=0)

@@ -216,16 +216,23 @@ def pair_denoiser(of):
 
 def painted_slope(num_visits):
     """How much of the known number shows in the painted one; RHO where they agree."""
-    of, num = process(), 2000
-    known = torch.stack([torch.linspace(-2, 2, num), torch.zeros(num)], dim=1)
-    is_known = torch.tensor([True, False]).expand(num, 2)
+    of, shape = process(), (1000, 2)
+    known = torch.zeros(2, *shape)
+    known[..., 0] = torch.linspace(-2, 2, 1000)
+    is_known = torch.tensor([True, False]).expand(2, *shape)
     made = repaint_sample(
-        pair_denoiser(of), of, seeded_noise(range(num), (2,)), 20, known, is_known,
-        num_visits=num_visits, threshold=no_threshold,
-    )  # fmt: skip
-    assert torch.equal(made[:, 0], known[:, 0])
-    assert made[:, 1].std() > 0.2
-    return float((known[:, 0] * made[:, 1]).sum() / (known[:, 0] ** 2).sum())
+        pair_denoiser(of),
+        of,
+        seeded_noise(range(2), shape),
+        20,
+        known,
+        is_known,
+        num_visits=num_visits,
+        threshold=no_threshold,
+    )
+    assert torch.equal(made[..., 0], known[..., 0])
+    assert made[..., 1].std() > 0.2
+    return float((known[..., 0] * made[..., 1]).sum() / (known[..., 0] ** 2).sum())
 
 
 def test_what_is_painted_agrees_with_what_is_known_the_more_the_more_visits():

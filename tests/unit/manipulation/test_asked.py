@@ -38,6 +38,11 @@ def test_dimensions_are_powers_of_two_and_all():
         ("text_difference", {"text": "a", "theta": 1.5}, "--theta 1.5: expected above 0"),
         ("text_difference", {"text": "a", "theta": float("nan")}, "--theta nan"),
         ("text_difference", {}, "needs --text"),
+        (
+            "text_difference",
+            {"text": "a", "theta": 0.1, "number": 20},
+            "steps of 0.0053 on the way",
+        ),
         ("pca", {"dimensions": [4, 0]}, "--dimensions 0: a picture needs at least 1"),
         ("variations", {"eta": -0.1}, "--eta -0.1: expected 0 to 1"),
         ("variations", {"eta": 0.0}, "is its reconstruction"),
