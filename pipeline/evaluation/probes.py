@@ -19,7 +19,7 @@ from pipeline.evaluation.protocols import Estimates
 from pipeline.evaluation.sheets import Column, sheet
 
 SHIPPED = "probes.yaml"
-SHOWN_PX, ROW_CHARS = 160, 105
+SHOWN_PX, PX_PER_CHAR = 160, 6
 
 
 def shipped_probes() -> tuple[Probe, ...]:
@@ -121,7 +121,8 @@ def sheets(probes: Sequence[Probe], drawn: Mapping[str, Any], num_each: int) -> 
     for family in dict.fromkeys(probe.family for probe in probes):
         places = [place for place, probe in enumerate(probes) if probe.family == family]
         told = [f"{probes[place].prompt} | {probes[place].expect}" for place in places]
-        names = [textwrap.shorten(each, ROW_CHARS, placeholder=" …") for each in told]
+        most = num_each * SHOWN_PX // PX_PER_CHAR
+        names = [textwrap.shorten(each, most, placeholder=" …") for each in told]
         columns = [
             Column("", np.stack([pictures[place * num_each + number] for place in places]))
             for number in range(num_each)

@@ -124,8 +124,8 @@ class AttackHeldOut:
     ) -> None:
         before, after, variation = (shares[name] for name in sets)
         told = [
-            f"{self.classes[is_]} {before[row, is_]:.2f} → {after[row, is_]:.2f}, "
-            f"{self.classes[word]} {before[row, word]:.2f} → {after[row, word]:.2f}; "
+            f"{self.classes[is_]} {before[row, is_]:.2f} to {after[row, is_]:.2f}, "
+            f"{self.classes[word]} {before[row, word]:.2f} to {after[row, word]:.2f}; "
             f"variation: {self.classes[variation[row].argmax()]}"
             for row, (is_, word) in enumerate(zip(own, written, strict=True))
         ]
