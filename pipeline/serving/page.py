@@ -62,7 +62,8 @@ def page(
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>Text to picture</title><style>{STYLE}</style></head><body><main>"
+        '<title>Text to picture</title><link rel="icon" href="data:,">'
+        f"<style>{STYLE}</style></head><body><main>"
         "<h1>Text to picture</h1><p>Describe a picture. The same seed gives the same pictures.</p>"
         '<form class="ask" method="get" action="/">'
         + _field("prompt", "Prompt", asked.get("prompt", ""), ' class="wide"', "required autofocus")
