@@ -158,5 +158,6 @@ def _document(body: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>Compare pictures</title><style>{STYLE}</style></head><body>{body}</body></html>"
+        '<title>Compare pictures</title><link rel="icon" href="data:,">'
+        f"<style>{STYLE}</style></head><body>{body}</body></html>"
     )

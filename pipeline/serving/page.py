@@ -31,6 +31,7 @@ padding:8px}
 img{display:block;width:100%;border-radius:8px}
 figure button{width:100%;margin-top:8px;padding:7px;font-weight:500;font-size:.9rem;
 background:none;color:var(--a);border:1px solid var(--line)}
+figcaption{margin-top:15px;font-size:.9rem;text-align:center;color:var(--soft)}
 .error{color:var(--bad);margin:16px 0 0}
 @media (max-width:520px){main{padding:20px 12px}.grid{grid-template-columns:1fr 1fr;gap:8px}
 form.ask{padding:12px}.one{grid-template-columns:1fr}}
@@ -61,7 +62,8 @@ def page(
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>Text to picture</title><style>{STYLE}</style></head><body><main>"
+        '<title>Text to picture</title><link rel="icon" href="data:,">'
+        f"<style>{STYLE}</style></head><body><main>"
         "<h1>Text to picture</h1><p>Describe a picture. The same seed gives the same pictures.</p>"
         '<form class="ask" method="get" action="/">'
         + _field("prompt", "Prompt", asked.get("prompt", ""), ' class="wide"', "required autofocus")
@@ -86,7 +88,8 @@ def _result(asked: Mapping[str, str], made: Sequence[Drawn], error: str) -> str:
     title = html.escape(of if source else f"{asked['prompt']}, seed {asked.get('seed') or 0}")
     original = ""
     if source:
-        original = f"<figure>{_image(source, 'the picture that is varied')}</figure>"
+        picture = _image(source, "the picture that is varied")
+        original = f"<figure>{picture}<figcaption>Original</figcaption></figure>"
     figures = "".join(_figure(asked, each, place) for place, each in enumerate(made))
     shape = "grid one" if len(made) == 1 and not source else "grid"
     return f'<h2>{title}</h2><div class="{shape}">{original}{figures}</div>'

@@ -45,7 +45,7 @@ def address(run_uri):
                 port=port,
                 max_batch_size=2,
                 max_ongoing_requests=2,
-                max_queued_requests=1,
+                max_queued_requests=4,
                 max_pictures=4,
             ),
             run_uri,
