@@ -1,8 +1,9 @@
 """A real Ray head at this machine's own address, started as people start one."""
 
+import contextlib
 import os
 import secrets
-import signal
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from tests.mlflow_server import ROOT, free_port
 
@@ -46,9 +49,19 @@ def head(*, token: bool) -> Iterator[dict[str, str]]:
             assert time.monotonic() < until, (folder / "log").read_text()
         yield {**environment, "RAY_ADDRESS": address}
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
-        subprocess.run(["rm", "-rf", folder], check=True)
+        started = psutil.Process(process.pid)
+        _end([*started.children(recursive=True), started])
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    for each in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.terminate()
+    for each in psutil.wait_procs(processes, timeout=20)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 def job(name: str, *arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess:
