@@ -114,7 +114,7 @@ def put(value, place, objects):
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        ("StatefulSet unclip-redis/spec/template/spec/containers/0/comand", ["sh"]),
+        ("StatefulSet unclip-redis/spec/template/spec/containers/0/commands", ["sh"]),
         ("StatefulSet unclip-redis/spec/replicas", "one"),
         ("NetworkPolicy ray/spec/ingres", []),
         ("PodDisruptionBudget unclip-heads/spec/selector/matchLabels", ["head"]),
@@ -248,6 +248,9 @@ def test_every_entry_point_answers_a_dry_run(overlay, inputs, tmp_path, monkeypa
         assert words[:2] == ["python", "-m"]
         assert f"output_dir=/runs/{overlay}" in sets
         more = [*inputs[overlay], f"output_dir={tmp_path / 'run'}"]
+        if words[2] == "jobs.preflight":  # a live one: test_preflight.py
+            load_run(RunFile, config, [*sets, *inputs[overlay]])
+            continue
         arguments = [*words[3:], "--dry-run", *(o for value in more for o in ("--set", value))]
         monkeypatch.setattr(sys, "argv", [words[2], *arguments])
         with pytest.raises(SystemExit) as ended:
@@ -287,6 +290,9 @@ def wanted(run, stage):
         workers = max(1, how.num_workers)
         per_worker = how.threads + (how.decoders if how.decode_on == "worker" else 0)
         return {"cpu": workers * per_worker, "gpu": workers * how.gpus_per_worker}
+    if stage == "preflight":
+        stage = "decoder" if run.name == "paper" else "embed"
+        return wanted(run, stage)
     if stage in ("embed", "generate"):
         how = getattr(run, stage).execution
         each = how.cpus_per_actor if stage == "embed" else how.threads

@@ -26,6 +26,7 @@ def test_loopback_is_this_machine_alone(address, is_loopback):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_an_open_cluster_is_refused_unless_the_run_file_allows_it(tmp_path):
     arguments = ["--set", f"output_dir={tmp_path / 'run'}"]
     with head(token=False) as environment:

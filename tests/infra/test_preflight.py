@@ -70,6 +70,7 @@ def read(done):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_cluster_with_a_token_passes_and_what_it_lacks_is_named(tmp_path):
     output = f"output_dir={tmp_path / 'run'}"
     with head(token=True) as environment:
