@@ -38,7 +38,7 @@ class Bar:
         self._name, self._total, self._unit, self._stream = name, total, unit, stream
         self._notes: dict[str, int | float | str] = {}
         self._gauges = BarGauges(name, unit, total)
-        self._done = 0
+        self._done = self._before = 0
         self._told: tuple[int, str] | None = None
         self._started = self._last_line = time.monotonic()
         self._bar = (
@@ -57,6 +57,12 @@ class Bar:
         """Move to an absolute position and replace notes, such as a loss."""
         self._notes.update(notes)
         self._move(position - self._done)
+
+    def begin(self, position: int) -> None:
+        """Start at a position that an earlier call reached, which says nothing of today's rate."""
+        self._done = self._before = position
+        if self._bar is not None:
+            self._bar.initial = self._bar.n = position
 
     def close(self) -> None:
         """Write the last state."""
@@ -85,8 +91,8 @@ class Bar:
         self._last_line = time.monotonic()
         self._told = (self._done, self._note_text())
         elapsed = self._last_line - self._started
-        rate = self._done / elapsed if elapsed > 0 else 0.0
-        left = f" left={(self._total - self._done) / rate:.0f}s" if rate and self._done else ""
+        rate = (self._done - self._before) / elapsed if elapsed > 0 else 0.0
+        left = f" left={(self._total - self._done) / rate:.0f}s" if rate else ""
         text = f"{self._name}: {self._done}/{self._total} {self._unit} {rate:.1f}/s"
         self._stream.write(f"{text} {elapsed:.0f}s{left} {self._note_text()}".rstrip() + "\n")
         self._stream.flush()

@@ -1,6 +1,6 @@
 """How a run stands in storage: which stages it has, what they are called, which are finished."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,11 @@ TUNABLE = ("select.profiles", "select.remove_", "rival_priors", "protocols")
 models are compared with further ones, trainings branch, and every choice has a place of its own."""
 BRANCH = ".branch"
 """Ending of what names a training's branch, which may change too."""
+STAGES_TO_COME = (
+    *("balance", "curate", "clip", "embed", "score", "select"),
+    *("prior", "decoder", "upsamplers", "generate", "evaluate"),
+)
+"""Sections that may change, or be added, until a stage of theirs is finished."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,13 @@ def check_output_dir(run: RunFile) -> None:
     if storage.exists(index_uri):
         index = storage.read_json(index_uri)
         changed = _changed_keys(index["config"], run_config(run))
-        changed = [key for key in changed if not _is_tunable(key)]
+        changed = [key for key in changed if not _may_change(key, index["stages"])]
         # A folder in which nothing was finished holds nothing that another run could spoil.
         if changed and index["stages"]:
             raise ConfigError(
-                f"{run.output_dir} belongs to another run: {', '.join(changed[:8])} differ; "
-                "choose another folder with --set output_dir=... or restore these values"
+                f"{run.output_dir} belongs to another run: {', '.join(changed[:8])} differ, and "
+                "their stages are finished there; choose another folder with --set output_dir=... "
+                "or restore these values"
             )
     elif foreign := sorted(set(storage.list_names(run.output_dir)) - {lease.LEASE, "result.json"}):
         raise ConfigError(
@@ -101,8 +107,12 @@ def check_output_dir(run: RunFile) -> None:
         )
 
 
-def _is_tunable(key: str) -> bool:
-    return key.startswith(TUNABLE) or f"{BRANCH}." in f"{key}."
+def _may_change(key: str, finished: Collection[str]) -> bool:
+    section = key.split(".")[0]
+    is_to_come = section in STAGES_TO_COME and not any(
+        stage.startswith(section.removesuffix("s")) for stage in finished
+    )
+    return is_to_come or key.startswith(TUNABLE) or f"{BRANCH}." in f"{key}."
 
 
 def run_config(run: RunFile) -> dict[str, Any]:

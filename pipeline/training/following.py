@@ -62,6 +62,7 @@ class _Watcher:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Look now and then while the block runs."""
+        self._bar.begin(self.look())
         ended = threading.Event()
 
         def watch() -> None:
@@ -76,8 +77,11 @@ class _Watcher:
             ended.set()
             thread.join()
 
-    def look(self) -> None:
-        """Pass on what is new; a tracker that fails never stops a training."""
+    def look(self) -> int:
+        """Pass on what is new, and say how far the training is (samples seen).
+
+        A tracker that fails never stops a training.
+        """
         records = self._tail.new_records()
         if records:
             notes = {name: value for r in records for name, value in r.items() if name == "loss"}
@@ -92,6 +96,7 @@ class _Watcher:
             if not self._complained:
                 self._progress.say(f"tracking failed, training goes on: {error}")
             self._complained = True
+        return int(records[-1][STEP]) if records else 0
 
     def _pass_grids_on(self) -> None:
         for name in storage.list_names(self._grids):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.chain import given
-from pipeline.chain.plan import check_output_dir
+from pipeline.chain.plan import check_output_dir, run_config
 from pipeline.chain.stages import stages
 from pipeline.config import load_run
 from pipeline.errors import ConfigError
@@ -27,6 +27,43 @@ def test_another_runs_folder_is_refused_once_something_is_finished_there(tmp_pat
         return
     with pytest.raises(ConfigError, match="belongs to another run"):
         check_output_dir(demo_in(tmp_path))
+
+
+def index_of(run, *finished):
+    return {
+        "config": run_config(run),
+        "stages": {name: f"{name}/0123456789ab" for name in finished},
+    }
+
+
+@pytest.mark.parametrize(
+    ("finished", "override", "is_refused"),
+    [
+        (["queries", "clip"], "decoder.samples=64", False),
+        (["queries", "clip"], "generate.seed=2", False),
+        (["queries", "clip"], "upsamplers.1.seed=2", False),
+        (["queries", "clip"], "clip.seed=2", True),
+        (["queries"], "candidates.seed=2", True),
+        (["queries", "upsampler_16_64"], "upsamplers.1.seed=2", True),
+    ],
+)
+def test_what_is_not_finished_may_change(tmp_path, finished, override, is_refused):
+    index = index_of(demo_in(tmp_path), *finished)
+    (tmp_path / "run.json").write_text(json.dumps(index))
+    changed = demo_in(tmp_path, override)
+    if is_refused:
+        with pytest.raises(ConfigError, match="belongs to another run"):
+            check_output_dir(changed)
+    else:
+        check_output_dir(changed)
+
+
+def test_a_run_file_may_grow(tmp_path):
+    whole = demo_in(tmp_path)
+    index = index_of(whole, "queries", "balance")
+    index["config"] |= dict.fromkeys(("clip", "decoder", "generate", "evaluate"))
+    (tmp_path / "run.json").write_text(json.dumps(index))
+    check_output_dir(whole)
 
 
 def test_a_changed_file_of_prompts_makes_another_generation(tmp_path):
