@@ -43,11 +43,12 @@ def head(*, token: bool) -> Iterator[dict[str, str]]:
         )
     try:
         until = time.monotonic() + UP_S
-        asked = [BINARIES / "ray", "health-check", "--address", address]
-        while subprocess.run(asked, env=environment, capture_output=True, check=False).returncode:
+        inside = {**environment, "RAY_ADDRESS": address}
+        asked = [sys.executable, "-c", "import ray; ray.init(log_to_driver=False)"]
+        while subprocess.run(asked, env=inside, capture_output=True, check=False).returncode:
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < until, (folder / "log").read_text()
-        yield {**environment, "RAY_ADDRESS": address}
+        yield inside
     finally:
         started = psutil.Process(process.pid)
         _end([*started.children(recursive=True), started])

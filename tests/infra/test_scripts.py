@@ -111,7 +111,8 @@ def test_a_run_has_a_cluster_of_its_allocation_with_a_token_that_is_gone_afterwa
 
 def noting(folder: Path, then: str) -> str:
     """A python that notes what it is given and how, then does as told."""
-    return f"""env > {folder}/environment
+    return f"""[ "$1" = -c ] && exit  # all nodes are there
+env > {folder}/environment
 stat -c %a "$RAY_AUTH_TOKEN_PATH" > {folder}/mode
 printf '%s\\n' "$@" > {folder}/arguments
 {then}
