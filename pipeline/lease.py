@@ -49,6 +49,17 @@ def hold(output_dir: str, watch_s: float = WATCH_S) -> Iterator[None]:
             storage.local_path(uri).unlink(missing_ok=True)
 
 
+def holder(output_dir: str) -> str | None:
+    """Which process wrote the lease of an output folder last; None where there is none.
+
+    Whether it still lives only a watch over some seconds could tell (``hold``), unless it ran here.
+    """
+    found = _read(storage.join(output_dir, LEASE))
+    if not found or _died_here(found):
+        return None
+    return f"process {found['pid']} on {found['host']}, beat {found['beat']}"
+
+
 def _token_after(uri: str, watch_s: float) -> int:
     found = _read(uri)
     if not found:

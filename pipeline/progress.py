@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 
 from tqdm import tqdm
 
+from pipeline.gauges import BarGauges
+
 LINE_EVERY_S = 10.0
 
 
@@ -35,6 +37,7 @@ class Bar:
         """Open a bar of ``total`` units; lines instead of a bar when the stream is no terminal."""
         self._name, self._total, self._unit, self._stream = name, total, unit, stream
         self._notes: dict[str, int | float | str] = {}
+        self._gauges = BarGauges(name, unit, total)
         self._done = self._before = 0
         self._told: tuple[int, str] | None = None
         self._started = self._last_line = time.monotonic()
@@ -63,6 +66,7 @@ class Bar:
 
     def close(self) -> None:
         """Write the last state."""
+        self._gauges.close()
         if self._bar is not None:
             self._bar.close()
         elif self._told != (self._done, self._note_text()):
@@ -70,6 +74,7 @@ class Bar:
 
     def _move(self, amount: int) -> None:
         self._done += amount
+        self._gauges.show(self._done, self._notes)
         if self._bar is not None:
             self._bar.set_postfix_str(self._note_text(), refresh=False)
             self._bar.update(amount)

@@ -18,6 +18,7 @@ from types import FrameType
 
 import psutil
 
+from pipeline.cluster_guard import refuse_open_cluster
 from pipeline.config import StrictModel
 from pipeline.errors import ConfigError
 
@@ -53,6 +54,9 @@ class RayConfig(StrictModel):
     """Logical CPUs of a Ray started here; the machine's own count by default, at least 2."""
     object_store_bytes: int = OBJECT_STORE_BYTES
     """Shared memory of a Ray started here."""
+    allow_open_cluster: bool = False
+    """Work on a cluster beyond this machine that asks for no token: anybody who reaches it may run
+    anything on it."""
 
 
 def prepare_environment() -> None:
@@ -72,6 +76,9 @@ def ray_session(config: RayConfig) -> Iterator[None]:
 
     A local one gets a private temporary folder, and every process it started is gone afterwards,
     also after an interrupt.
+
+    Raises:
+        ConfigError: The cluster answers without a token, and the run file does not allow that.
     """
     import ray
 
@@ -89,6 +96,8 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         }
         with _silent_stderr():
             ray.init(**({} if submitted else local), **quiet)
+        if submitted:
+            refuse_open_cluster(ray.get_runtime_context().gcs_address, config.allow_open_cluster)
         # Ray's C++ put its own SIGTERM handler over Python's: put that back.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         _quiet_ray_data()

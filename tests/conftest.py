@@ -1,10 +1,10 @@
-"""Under ``REQUIRE_SERVICES`` a skipped test fails, unless it needs a GPU or a network."""
+"""Under ``REQUIRE_SERVICES`` a skipped test fails, unless it needs what cannot be installed."""
 
 import os
 
 import pytest
 
-MAY_SKIP = ("gpu", "network")
+MAY_SKIP = ("gpu", "kubernetes", "network")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,18 +19,19 @@ def free_port() -> int:
 class Server:
     """MLflow on one port and folder, started and stopped at will."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.folder, self.port, self.settings = folder, free_port(), settings
         self.address = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        environment = {**os.environ, "PORT": str(self.port), "FOLDER": str(self.folder)}
+        places = {"PORT": str(self.port), "FOLDER": str(self.folder)}
+        environment = {**os.environ, **places, **self.settings}
         with open(self.folder / "server.log", "ab") as log:
             self.process = subprocess.Popen(
                 [str(ROOT / "infra/mlflow/serve.sh")], env=environment, stdout=log, stderr=log
             )
-        for _ in range(240):
+        for _ in range(720):
             try:
                 urllib.request.urlopen(f"{self.address}/health", timeout=1)
                 return

@@ -135,3 +135,9 @@ def test_the_demos_files_train_as_the_whole_demo_does():
     whole = dict(read(CONFIGS / "demo/run.yaml").training_stages())
     parts = [read(CONFIGS / f"demo/{model}.yaml") for model in MODELS if model != "prior_ar"]
     assert dict(run.training_stages()[-1] for run in parts) == whole
+
+
+def test_the_papers_whole_run_trains_as_its_files_do():
+    whole = dict(read(CONFIGS / "paper/run.yaml").training_stages())
+    parts = [read(CONFIGS / f"paper/{model}.yaml") for model in MODELS if model != "prior_ar"]
+    assert dict(run.training_stages()[-1] for run in parts) == whole

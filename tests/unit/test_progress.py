@@ -1,7 +1,10 @@
 import io
+import threading
+from typing import ClassVar
 
 import pytest
 
+from pipeline import gauges
 from pipeline.progress import Progress
 
 
@@ -54,3 +57,36 @@ def test_what_an_earlier_call_did_is_no_rate_of_this_one(monkeypatch):
         bar.to(900)
     line = stream.buffer.getvalue().decode()
     assert line.startswith("prior: 900/1000 samples 10.0/s 10s left=10s")
+
+
+class Recorded:
+    """Stands where Ray's gauges stand; what is set is kept by name and labels."""
+
+    values: ClassVar[dict] = {}
+
+    def __init__(self, name, description, tag_keys):
+        self.name, self.tag_keys = name, tag_keys
+
+    def set(self, value, tags):
+        assert set(tags) == set(self.tag_keys)
+        self.values[(self.name, *tags.values())] = value
+
+
+def test_a_bar_says_its_numbers_to_prometheus_where_ray_runs(monkeypatch):
+    import ray.util.metrics
+
+    monkeypatch.setattr(ray.util.metrics, "Gauge", Recorded)
+    monkeypatch.setattr(gauges, "_ray_runs", lambda: True)
+    show(io.TextIOWrapper)
+    assert Recorded.values == {
+        ("unclip_done", "crawl", "partitions"): 4,
+        ("unclip_total", "crawl", "partitions"): 4,
+        ("unclip_note", "crawl", "partitions", "kept"): 5,
+        ("unclip_note", "crawl", "partitions", "dropped"): 1,
+        ("unclip_note", "crawl", "partitions", "loss"): 0.25,
+    }
+
+
+def test_without_ray_no_thread_is_started():
+    show(io.TextIOWrapper)
+    assert "gauges" not in {thread.name for thread in threading.enumerate()}
