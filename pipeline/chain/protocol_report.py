@@ -23,7 +23,7 @@ NOTES = {
     "says its mean: a draw has the spread of the data, the mean has none.",
     "cosine_to_z_img_centred": "The same after the mean z_img of the data was taken from both.",
     "cosine_to_other_z_img": "Of the draw and the z_img of another held-out picture.",
-    "clip_score": "2.5 × the cosine of picture and caption. The run's own CLIP guides what is drawn "
+    "clip_score": "2.5 × the cosine of picture and caption. The run's own CLIP guides the drawing "
     "and flatters it: for comparing ways to draw, not runs of others.",
     "typographic_attack": "Pictures whose caption names one class, before and after another "
     "class's name was drawn on them, and variations of the latter drawn without a caption.",
