@@ -132,7 +132,7 @@ def _sheets(result: Result) -> list[Thumbnail]:
 def _lines(result: Result) -> list[Lines]:
     return [
         Lines(
-            title=found["title"],
+            title=words(found["title"]),
             x_label=found["x_label"],
             x=found["x"],
             series={
