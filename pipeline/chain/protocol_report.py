@@ -23,6 +23,15 @@ NOTES = {
     "says its mean: a draw has the spread of the data, the mean has none.",
     "cosine_to_z_img_centred": "The same after the mean z_img of the data was taken from both.",
     "cosine_to_other_z_img": "Of the draw and the z_img of another held-out picture.",
+    "clip_score": "2.5 × the cosine of picture and caption. The run's own CLIP guides the drawing "
+    "and flatters it: for comparing ways to draw, not runs of others.",
+    "typographic_attack": "Pictures whose caption names one class, before and after another "
+    "class's name was drawn on them, and variations of the latter drawn without a caption.",
+    "probes_judge": "Pictures of prompts at known limits, as the judge of attributes reads them. "
+    "Intervals are of resampled prompts.",
+    "memorisation": "Cosine to the nearest training picture by the run's own CLIP. Near means "
+    "alike to this CLIP, not equal: look at the pictures.",
+    "seconds_per_picture": "Wall time with loaded models on the machine that measured.",
     "cosine_over_linear_prior": "Cosine to the true z_img minus the linear prior's, sample by "
     "sample. The linear prior says the mean of what may be: means of draws are its like.",
     "cosine_over_linear_prior_with_residuals": "The same over draws of the linear prior: its mean "
@@ -132,7 +141,7 @@ def _sheets(result: Result) -> list[Thumbnail]:
 def _lines(result: Result) -> list[Lines]:
     return [
         Lines(
-            title=found["title"],
+            title=words(found["title"]),
             x_label=found["x_label"],
             x=found["x"],
             series={
