@@ -140,7 +140,7 @@ def work(row):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_small_run_exports_every_metric_that_is_read_and_forgets_what_has_ended(monkeypatch):
-    """One scrape of a live Ray, as Prometheus does it."""
+    """Scrapes of a live Ray, as Prometheus does it."""
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "5000")  # 10 s by default
     prepare_environment()
     wanted = {name for path in DASHBOARDS for each in queries(path) for name in metrics_of(each)}
