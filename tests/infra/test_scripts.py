@@ -85,7 +85,7 @@ class Allocation:
 def ended(job: subprocess.Popen[str]) -> tuple[str, str]:
     """What the script said; the steps that it leaves end with the allocation, as Slurm does it."""
     try:
-        job.wait(timeout=300)
+        job.wait(timeout=540)
     finally:
         os.killpg(job.pid, signal.SIGTERM)
     return job.communicate(timeout=60)
