@@ -11,16 +11,17 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 
 from pipeline.cluster_guard import refuse_open_cluster
 from pipeline.config import StrictModel
-from pipeline.errors import ConfigError
+from pipeline.errors import BusyError, ConfigError
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -79,6 +80,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
 
     Raises:
         ConfigError: The cluster answers without a token, and the run file does not allow that.
+        BusyError: The machine is too busy to start Ray.
     """
     import ray
 
@@ -95,7 +97,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
             "_temp_dir": str(folder),
         }
         with _silent_stderr():
-            ray.init(**({} if submitted else local), **quiet)
+            _start({} if submitted else local, quiet)
         if submitted:
             refuse_open_cluster(ray.get_runtime_context().gcs_address, config.allow_open_cluster)
         # Ray's C++ put its own SIGTERM handler over Python's: put that back.
@@ -107,6 +109,21 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         ray.shutdown()
         _end(_ray_processes(children, folder))
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(cluster: Mapping[str, Any], quiet: Mapping[str, Any]) -> None:
+    """Start Ray; its own patience of 30 s cannot be set, and a busy machine needs more."""
+    import ray
+
+    try:
+        ray.init(**cluster, **quiet)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise BusyError(
+            "Ray did not come up within its 30 s: this machine is too busy now; the same command "
+            "goes on later"
+        ) from error
 
 
 @contextmanager
