@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
-from torch.nn import functional
 
 from pipeline.generation.text import clip_conditions
 from pipeline.models.clip import ClipModel
 from pipeline.models.inception import FidInception
-from pipeline.models.pictures import to_unit
+from pipeline.models.pictures import as_clip_reads, to_unit
 
 OWN_CLIP = "own_clip"
 Pictures = UInt8[np.ndarray, " picture side side 3"]
@@ -51,7 +50,9 @@ class Extractor:
     def _encoded(self, batch: Tensor) -> Tensor:
         if isinstance(self._network, FidInception):
             return self._network(batch)
-        return self._network.encode_image(_as_clip_reads(to_unit(batch), self._network))
+        return self._network.encode_image(
+            as_clip_reads(to_unit(batch), self._network.config.vision.image_px)
+        )
 
     @torch.inference_mode()
     def captions(self, texts: Sequence[str]) -> Float32[np.ndarray, " caption dim"] | None:
@@ -69,14 +70,3 @@ class Extractor:
 def _parts(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     for start in range(0, len(texts), size):
         yield texts[start : start + size]
-
-
-def _as_clip_reads(pictures: Tensor, clip: ClipModel) -> Tensor:
-    """An even shrink is a box mean, as the stored views are shrunk in training; else bicubic."""
-    side = clip.config.vision.image_px
-    if pictures.shape[-1] % side == 0:
-        return functional.adaptive_avg_pool2d(pictures, side)
-    resized = functional.interpolate(
-        pictures, (side, side), mode="bicubic", antialias=True, align_corners=False
-    )
-    return resized.clamp(-1, 1)

@@ -1,6 +1,6 @@
 """What the run's CLIP thinks of a picture and its caption, as a score that can be climbed.
 
-Dimension names: ``batch`` (pictures), ``side`` (pixels), ``small`` (pixels that CLIP reads).
+Dimension names: ``batch`` (pictures), ``side`` (pixels).
 """
 
 import torch
@@ -11,21 +11,7 @@ from torch.nn import functional
 from pipeline.diffusion.guidance import Score
 from pipeline.generation.text import TextConditions
 from pipeline.models.clip import ClipModel
-
-
-def as_clip_reads(
-    pictures: Float[Tensor, " batch 3 side side"], side_px: int
-) -> Float[Tensor, " batch 3 small small"]:
-    """Pictures in [-1, 1] of another side, differentiable.
-
-    An even shrink is a box mean, as the stored views are shrunk in training; else bicubic.
-    """
-    if pictures.shape[-1] % side_px == 0:
-        return functional.adaptive_avg_pool2d(pictures, side_px)
-    resized = functional.interpolate(
-        pictures, (side_px, side_px), mode="bicubic", antialias=True, align_corners=False
-    )
-    return resized.clamp(-1, 1)
+from pipeline.models.pictures import as_clip_reads
 
 
 def caption_score(clip: ClipModel, captions: TextConditions) -> Score:

@@ -25,7 +25,7 @@ from pipeline.diffusion.sampling import (
 )
 from pipeline.errors import ConfigError
 from pipeline.generation import prompts as prompt_rules
-from pipeline.generation.clip_guidance import as_clip_reads, caption_score
+from pipeline.generation.clip_guidance import caption_score
 from pipeline.generation.config import Sampling
 from pipeline.generation.pictures import to_images
 from pipeline.generation.priors import draw_z_img
@@ -33,6 +33,7 @@ from pipeline.generation.run_stages import RunStages, read_sampling
 from pipeline.generation.text import TextConditions, clip_conditions, decoder_conditions
 from pipeline.generation.upsampling import checked_steps, noise_on, picture_seeds, upsample_once
 from pipeline.generation.weights import Stack, load_stack
+from pipeline.models.pictures import as_clip_reads
 
 MAX_PICTURES = 4096
 """Pictures of one call; more are the business of ``generation/batch.py``."""
@@ -213,8 +214,8 @@ class UnCLIP:
         return self._sample_decoder(self.denoiser(z_img, texts), noise).clamp(-1, 1)
 
     @torch.inference_mode()
-    def denoiser(self, z_img: Float[Tensor, " batch dim"], texts: Sequence[str]) -> Denoiser:
-        """The decoder with raw z_img and captions bound, guided as the settings say."""
+    def denoiser(self, z_img: Float[Tensor, " batch dim"] | None, texts: Sequence[str]) -> Denoiser:
+        """The decoder with raw z_img (or none) and captions bound, guided as the settings say."""
         decoder, settings, num = self.stack.decoder, self.sampling.decoder, len(texts)
         doubled = settings.guidance_scale != 1.0
         conditions = self.encode([*texts, ""])
