@@ -33,8 +33,8 @@ class Server:
             )
         for _ in range(720):
             try:
-                urllib.request.urlopen(f"{self.address}/health", timeout=1)
-                return
+                with urllib.request.urlopen(f"{self.address}/health", timeout=1):
+                    return
             except OSError:
                 assert self.process.poll() is None, (self.folder / "server.log").read_text()
                 time.sleep(0.25)

@@ -53,6 +53,7 @@ def test_nobody_gets_in_without_the_password(server, route, method):
     request = urllib.request.Request(server.address + route, method=method)
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=20)
+    refused.value.close()
     assert refused.value.code == 401
 
 
