@@ -44,7 +44,7 @@ def main() -> None:
             nodes = [cluster.add_node(num_cpus=1, object_store_memory=100 << 20) for _ in range(2)]
             os.environ["RAY_ADDRESS"] = cluster.address
             victim = nodes[1].all_processes["raylet"][0].process.pid
-            with ray_session(RayConfig()):
+            with ray_session(RayConfig(allow_open_cluster=True)):
                 steps.map_partitions = _told(folder / "ran")
                 killer = threading.Thread(target=_kill, args=(folder / "ran", victim), daemon=True)
                 killer.start()
