@@ -253,6 +253,7 @@ def test_every_entry_point_answers_a_dry_run(overlay, inputs, tmp_path, monkeypa
             continue
         arguments = [*words[3:], "--dry-run", *(o for value in more for o in ("--set", value))]
         monkeypatch.setattr(sys, "argv", [words[2], *arguments])
+        monkeypatch.delitem(sys.modules, words[2], raising=False)  # where another test imported it
         with pytest.raises(SystemExit) as ended:
             runpy.run_module(words[2], run_name="__main__")
         told = capsys.readouterr()
