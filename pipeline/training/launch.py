@@ -40,8 +40,8 @@ from pipeline.training.config import (
     AutoregressivePriorTaskConfig,
     MixtureSource,
     TrainConfig,
-    TrainExecution,
 )
+from pipeline.training.execution import TrainExecution
 from pipeline.training.following import OnGrid, OnMetrics, followed
 from pipeline.training.inputs import task_inputs
 from pipeline.training.loop import SUMMARY, WEIGHTS, train_loop

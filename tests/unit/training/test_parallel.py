@@ -14,7 +14,7 @@ from pipeline import checkpoints, weights_file
 from pipeline.errors import ConfigError
 from pipeline.models.presets import build_clip
 from pipeline.training import spool
-from pipeline.training.config import TrainExecution
+from pipeline.training.execution import TrainExecution
 from pipeline.training.inputs import TaskInputs
 from pipeline.training.loop import train_loop
 from pipeline.training.parallel import lay_out
