@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
 from pipeline.chain import oracle
-from pipeline.chain.protocol_tasks import held_out_source as _source
-from pipeline.chain.protocol_tasks import output as _output
-from pipeline.chain.protocol_tasks import run_tasks as _run_tasks
+from pipeline.chain.protocol_tasks import held_out_source, output, run_tasks
 from pipeline.chain.stages import Work
 from pipeline.evaluation.config import (
     DecoderCheck,
@@ -47,7 +45,7 @@ def compare_priors(config: PriorsCheck, work: Work) -> StageOutput:
     drawn = _pictures(config, arms, work)
     kinds: dict[str, Mapping[str, Any]] = {"draws": draws, "losses": losses, "pictures": drawn}
     tasks = {f"{kind}-{n}": task for kind, each in kinds.items() for n, task in each.items()}
-    done = _run_tasks(tasks, work)
+    done = run_tasks(tasks, work)
     groups = comparisons.cosines({arm: done[f"draws-{arm}"] for arm in draws}, config.seed)
     groups["pictures"] = comparisons.pictures({n: done[f"pictures-{n}"] for n in drawn})
     for name in losses:
@@ -57,7 +55,7 @@ def compare_priors(config: PriorsCheck, work: Work) -> StageOutput:
         name: {"num_parameters": m.content["num_parameters"], "samples": m.content["samples"]}
         for name, m in models.items()
     }
-    return _output(groups, done, {"models": facts, "sheets": _joined(drawn, work)})
+    return output(groups, done, {"models": facts, "sheets": _joined(drawn, work)})
 
 
 Arm = tuple[str, PriorSampling]
@@ -81,7 +79,7 @@ def _draws(config: PriorsCheck, arm: Arm, work: Work) -> "DrawHeldOut":
 
     uri, settings = arm
     threads = config.execution.threads
-    source = _source(config, work)
+    source = held_out_source(config, work)
     return DrawHeldOut(
         source, work.inputs["clip"].uri, uri, settings, config.seed, config.batch_size, threads
     )
@@ -94,7 +92,7 @@ def _pictures(config: PriorsCheck, arms: Mapping[str, Arm], work: Work) -> "dict
     if "decoder" not in work.inputs or config.num_pictures == 0:
         return {}
     prompts, judge = oracle.prompts_and_judge(config.num_pictures, config.seed, work.run)
-    source = _source(config, work)
+    source = held_out_source(config, work)
     if not prompts:
         prompts = [Prompt(text) for text in source.pairs().captions[: config.num_pictures]]
     most = {(uri, s.temperature, s.kept): s.num_candidates for uri, s in arms.values()}
@@ -166,7 +164,7 @@ def check_decoder(config: DecoderCheck, work: Work) -> StageOutput:
     tasks = {
         "losses": _losses(config, config.num_draws, model, work),
         "inversion": InvertHeldOut(
-            source=_source(config, work),
+            source=held_out_source(config, work),
             clip_uri=work.inputs["clip"].uri,
             decoder_uri=model.uri,
             num_steps=config.inversion_steps,
@@ -176,12 +174,12 @@ def check_decoder(config: DecoderCheck, work: Work) -> StageOutput:
             sheet_uri=storage.join(work.uri, "inversion.png"),
         ),
     }
-    done = _run_tasks(tasks, work)
+    done = run_tasks(tasks, work)
     groups = {
         "decoder_conditions": comparisons.conditions("decoder", done["losses"], config.seed),
         "inversion": comparisons.inversion(done["inversion"], config.seed),
     }
-    return _output(groups, done, {"sheets": ["inversion.png"]})
+    return output(groups, done, {"sheets": ["inversion.png"]})
 
 
 def compare_upsamplers(config: UpsamplersCheck, work: Work) -> StageOutput:
@@ -190,7 +188,7 @@ def compare_upsamplers(config: UpsamplersCheck, work: Work) -> StageOutput:
     from pipeline.evaluation.upsampling_check import UpsampleHeldOut
     from pipeline.evaluation.upsampling_features import EmbedUpsampled
 
-    source = _source(config, work)
+    source = held_out_source(config, work)
     names = [name for name in work.inputs if name not in DATA]
     tasks: dict[str, Any] = {}
     features: dict[str, list[str]] = {}
@@ -216,11 +214,11 @@ def compare_upsamplers(config: UpsamplersCheck, work: Work) -> StageOutput:
                 file,
                 storage.join(work.uri, f"{part}.png"),
             )
-    done = _run_tasks(tasks, work)
+    done = run_tasks(tasks, work)
     rows = [done[name] for name in sorted(done)]
     groups = comparisons.upsamplers(rows, features, config.seed, config.num_resamples)
     sheets = [f"{name}-00000.png" for name in names]
-    return _output(groups, done, {"sheets": sheets})
+    return output(groups, done, {"sheets": sheets})
 
 
 def check_manipulations(config: ManipulationsCheck, work: Work) -> StageOutput:
@@ -229,7 +227,7 @@ def check_manipulations(config: ManipulationsCheck, work: Work) -> StageOutput:
     from pipeline.evaluation.manipulation_check import ManipulateHeldOut, Settings
     from pipeline.generation.run_stages import RunStages
 
-    source, sampling = _source(config, work), config.sampling or Sampling()
+    source, sampling = held_out_source(config, work), config.sampling or Sampling()
     shown = config.model_dump(include={"num_steps", "eta", "thetas", "dimensions", "seed"})
     settings = Settings(sampling=sampling, threads=config.execution.threads, **shown)
     stages = RunStages(
@@ -257,10 +255,10 @@ def check_manipulations(config: ManipulationsCheck, work: Work) -> StageOutput:
                 shown_uri=None if first else work.uri,
             )
             first += len(part)
-    done = _run_tasks(tasks, work)
+    done = run_tasks(tasks, work)
     groups = comparisons.manipulations([done[name] for name in sorted(done)], config.seed)
     sheets = sorted(name for name in storage.list_names(work.uri) if name.endswith(".png"))
-    return _output(groups, done, {"sheets": sheets})
+    return output(groups, done, {"sheets": sheets})
 
 
 def _losses(config: HeldOutCheck, num_draws: int, model: Result, work: Work) -> "HeldOutLosses":

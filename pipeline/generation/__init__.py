@@ -2,6 +2,6 @@
 
 ``config`` (what to sample and how), ``prompts`` (texts, checked), ``run_stages`` and ``weights``
 (which networks belong together), ``upsampling`` and ``unclip`` (the public ``UnCLIP``),
-``pictures`` (PNG with provenance); then ``plan``, ``partition`` and ``batch``: many pictures and
+``clip_guidance``, ``pictures`` (PNG with provenance), ``safety`` (what is refused); then ``plan``, ``partition`` and ``batch``: many pictures and
 ablations through Ray Data.
 """

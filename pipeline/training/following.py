@@ -3,7 +3,6 @@
 A thread looks now and then; a tracker that fails never stops a training.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.progress import Bar, Progress
 from pipeline.training.node import READ_EVERY_S, SYSTEM
+from pipeline.training.repeating import repeated
 from pipeline.training.settings import LoopSettings
 from pipeline.training.side import SideLooks
 from pipeline.training.spool import STEP, SpoolTail
@@ -75,19 +75,8 @@ class _Watcher:
     def running(self) -> Iterator[None]:
         """Look now and then while the block runs."""
         self._bar.begin(self.look())
-        ended = threading.Event()
-
-        def watch() -> None:
-            while not ended.wait(WATCH_EVERY_S):
-                self.look()
-
-        thread = threading.Thread(target=watch, name="watch-training", daemon=True)
-        thread.start()
-        try:
+        with repeated(self.look, WATCH_EVERY_S, "watch-training"):
             yield
-        finally:
-            ended.set()
-            thread.join()
 
     def look(self) -> int:
         """Pass on what is new, and say how far the training is (samples seen).

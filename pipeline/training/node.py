@@ -5,7 +5,6 @@ The first worker of each node reads them in a thread and keeps them beside the m
 from every node, past the outbox, and lose what it measured while the server was away.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ import psutil
 
 from pipeline import storage
 from pipeline.errors import StorageError
+from pipeline.training.repeating import repeated
 from pipeline.training.spool import STEP, Lines
 
 SYSTEM = "system"
@@ -105,11 +105,7 @@ def metered(uri: str, node: str, samples_seen: Callable[[], int]) -> Iterator[No
         node: Name of the node.
         samples_seen: Where the training is.
     """
-    lines, meter, ended = Lines(storage.join(uri, SYSTEM, node)), Meter(), threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(READ_EVERY_S):
-            keep()
+    lines, meter = Lines(storage.join(uri, SYSTEM, node)), Meter()
 
     def keep() -> None:
         found = {f"{SYSTEM}/{node}/{name}": value for name, value in meter.read().items()}
@@ -117,11 +113,8 @@ def metered(uri: str, node: str, samples_seen: Callable[[], int]) -> Iterator[No
         with suppress(StorageError):  # what the training itself writes will tell
             lines.flush()
 
-    thread = threading.Thread(target=watch, name="node", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(keep, READ_EVERY_S, "node"):
+            yield
     finally:
-        ended.set()
-        thread.join()
         keep()

@@ -54,6 +54,7 @@ def test_no_step_waits_for_the_device(dataset, tmp_path):
                 trainer._take_step(next(parts))
         finally:
             torch.cuda.set_sync_debug_mode("default")
+    assert trainer.step == 4, "torch raises where one of them waits"
 
 
 def train(rank, world, settings):

@@ -38,12 +38,14 @@ def make(looked):
 
 def test_all_samples(looked, make):
     (part,) = counted(looked, [make.anything()])
+    assert part.count == len(looked.rows) > 0
     check(looked, part, lambda row: True)
 
 
 @pytest.mark.parametrize("query", [0, 1, 2, 3])
 def test_samples_of_a_query(looked, make, query):
     (part,) = counted(looked, [make.query("q", query)])
+    assert (part.count > 0) == (query != 1), "no sample is of query 1"
     check(looked, part, lambda row: query in row["queries"])
 
 
