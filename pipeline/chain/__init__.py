@@ -6,6 +6,6 @@ Reading order: ``given`` (inputs that no stage made), ``oracle`` (what judges th
 numbers a job prints last), ``card`` (the data card); ``lineage`` (who held or read a sample),
 ``removal`` and ``compaction``; ``status`` and ``cluster_check`` (before and while a run runs).
 Beside a run, with its models: ``generation``, ``manipulate``, ``serving``, ``zero_shot``, and
-``protocols`` (``protocol_work`` on held-out samples, ``drawn_protocols`` on pictures that are drawn,
-``protocol_report``).
+``protocols`` (``protocol_work`` on held-out samples, ``drawn_protocols`` on pictures that are
+drawn, ``protocol_report``).
 """
