@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
@@ -244,7 +243,7 @@ def _readable(uri: str, names: list[str]) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="ckpt-") as folder:
         for name in names:
-            (Path(folder) / name).write_bytes(storage.read_bytes(storage.join(uri, name)))
+            storage.fetch_file(storage.join(uri, name), Path(folder) / name)
         yield Path(folder)
 
 
@@ -277,10 +276,8 @@ def _delete(uri: str) -> None:
         failpoint("checkpoints.after_unlisting")
         shutil.rmtree(storage.local_path(uri))
         return
-    filesystem, path = fsspec.core.url_to_fs(uri)
-    if storage.exists(manifest):
-        filesystem.rm_file(f"{path}/{MANIFEST}")
-    filesystem.rm(path, recursive=True)
+    storage.remove_file(manifest)
+    storage.remove_folder(uri)
 
 
 def _first_line(error: BaseException) -> str:

@@ -60,7 +60,7 @@ class RunFile(StrictModel):
 
     name: str
     """Name of the run in MLflow and in the report."""
-    output_dir: Annotated[str, AfterValidator(storage.absolute)]
+    output_dir: Annotated[str, AfterValidator(storage.place_for_results)]
     """Folder (or URI) that holds everything the run writes; a relative one is made absolute, since
     workers have working directories of their own."""
     queries: QueriesConfig | None = None

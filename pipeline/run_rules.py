@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from pipeline import storage
 from pipeline.candidates.config import FolderConfig
 from pipeline.demo.config import SmallWebConfig
+from pipeline.errors import ConfigError
 from pipeline.generation.config import HeldOutPrompts
 from pipeline.interop.config import sides
 from pipeline.models.config import ClipConfig
+from pipeline.tracking_store import store_uri
 from pipeline.training.config import (
     AutoregressivePriorTaskConfig,
     ClipTaskConfig,
@@ -336,6 +338,14 @@ def prompts_exist(run: "RunFile") -> None:
         )
 
 
+def tracking_has_its_place(run: "RunFile") -> None:
+    """The embedded database is a local file."""
+    try:
+        store_uri(run.execution.tracking, run.output_dir)
+    except ConfigError as error:
+        raise ValueError(f"execution.{error}") from error
+
+
 RULES: tuple[Callable[["RunFile"], None], ...] = (
     something_starts_the_run,
     imported_models_come_once,
@@ -354,4 +364,5 @@ RULES: tuple[Callable[["RunFile"], None], ...] = (
     ablations_have_their_mean,
     prompts_exist,
     rivals_learn_from_the_same,
+    tracking_has_its_place,
 )

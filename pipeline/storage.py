@@ -1,8 +1,8 @@
-"""Files at URIs (a local path, or anything fsspec opens): whole, or not there at all.
+"""Files at URIs (a local path, ``s3://``, or what else fsspec opens): whole, or not there at all.
 
 A file gets its final name only when its bytes are complete: locally by a temporary name, fsync
-and rename; on object stores a put is atomic by itself. A folder is complete when its manifest,
-always written last, is there (``results.py``).
+and rename; on object stores by one put, or by the last request of an upload in parts (``s3``). A
+folder is complete when its manifest, always written last, is there (``results.py``).
 """
 
 import errno
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from typing import Any
 
 import fsspec
 
-from pipeline.errors import StorageError
+from pipeline.errors import ConfigError, StorageError
 from pipeline.failpoints import failpoint
 
 TEMPORARY_MARK = ".tmp-"
+for _name in ("s3", "s3a"):
+    fsspec.register_implementation(_name, "pipeline.s3.files.S3FileSystem", clobber=True)
 
 
 def join(uri: str, *parts: str) -> str:
@@ -48,6 +51,25 @@ def local_path(uri: str) -> Path:
 def absolute(uri: str) -> str:
     """The same place, named so that a process in another working directory finds it."""
     return str(local_path(uri).absolute()) if is_local(uri) else uri
+
+
+def place_for_results(uri: str) -> str:
+    """The same as ``absolute``, for a folder that is written to.
+
+    Raises:
+        ConfigError: The address holds a secret.
+        ValueError: Results cannot be written there.
+    """
+    scheme, _, rest = uri.rpartition("://")
+    if scheme and "@" in rest.partition("/")[0]:
+        # No ValueError: its message would repeat the secret.
+        raise ConfigError(
+            "output_dir holds credentials, and addresses are written into logs and manifests; name "
+            "them by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
+    if scheme not in ("", "file", "s3") or (scheme == "s3" and not rest.partition("/")[2]):
+        raise ValueError("results are written to a local folder or to s3://<bucket>/<folder>")
+    return absolute(uri)
 
 
 def exists(uri: str) -> bool:
@@ -99,16 +121,23 @@ def write_bytes(uri: str, content: bytes) -> None:
 
 
 def write_json(uri: str, value: Any) -> None:  # noqa: ANN401 - JSON is any
-    """Publish a JSON file atomically: sorted keys, two spaces, a final line end."""
-    write_bytes(uri, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+    """Publish a JSON file atomically, as ``as_json``."""
+    write_bytes(uri, as_json(value))
+
+
+def as_json(value: Any) -> bytes:  # noqa: ANN401 - JSON is any
+    """Sorted keys, two spaces, a final line end."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
 @contextmanager
 def open_for_publish(uri: str) -> Iterator[Any]:
     """A binary file that gets its final name when the block ends without an error."""
     if not is_local(uri):
+        filesystem, path = fsspec.core.url_to_fs(uri)
         failpoint("storage.before_put")
-        with fsspec.open(uri, "wb") as file:
+        # Not fsspec.open: it would publish what a failing block has written.
+        with filesystem.open(path, "wb") as file:
             yield file
         failpoint("storage.after_put")
         return
@@ -122,7 +151,13 @@ def open_for_publish(uri: str) -> Iterator[Any]:
 
 @contextmanager
 def temporary_path(uri: str) -> Iterator[Path]:
-    """A path beside the local ``uri`` for a library to write to; renamed when the block ends."""
+    """A local path for a library to write to; published as ``uri`` when the block ends."""
+    if not is_local(uri):
+        with tempfile.TemporaryDirectory(prefix="publish-") as folder:
+            path = Path(folder) / uri.rsplit("/", 1)[-1]
+            yield path
+            publish_file(path, uri)
+        return
     final = local_path(uri)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +179,61 @@ def publish_file(source: Path, uri: str) -> None:
     """Copy a finished local file to its final place."""
     with source.open("rb") as reader, open_for_publish(uri) as writer:
         shutil.copyfileobj(reader, writer, 1 << 20)
+
+
+@contextmanager
+def local_copy(uri: str) -> Iterator[Path]:
+    """A file as one of this machine, under its own name, for as long as the block lasts."""
+    if is_local(uri):
+        yield local_path(uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="copy-") as folder:
+        copied = Path(folder) / uri.rsplit("/", 1)[-1]
+        fetch_file(uri, copied)
+        yield copied
+
+
+def fetch_file(uri: str, target: Path) -> None:
+    """Copy a file of a store to a local path."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem.get_file(path, str(target))
+
+
+def read_version(uri: str) -> tuple[bytes, str | None]:
+    """A small file, and the name of this version of it where the store has one."""
+    if not uri.startswith("s3://"):
+        return read_bytes(uri), None
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return filesystem.read_version(path)
+
+
+def write_over(uri: str, content: bytes, version: str | None) -> str | None:
+    """Publish a small file over the version that was read; returns the name of the new one.
+
+    Args:
+        uri: The file.
+        content: What it shall hold.
+        version: As ``read_version`` named it; None where nothing was. Bound to it on S3 alone:
+            elsewhere an existing file is replaced.
+
+    Raises:
+        FileExistsError: Somebody else has written since.
+    """
+    if not uri.startswith("s3://"):
+        write_bytes(uri, content)
+        return None
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return filesystem.put_over(path, content, version)
+
+
+def for_arrow(uri: str) -> tuple[str, Any]:
+    """Path and pyarrow file system of a place; None for a local one, which Arrow knows itself."""
+    if is_local(uri):
+        return uri, None
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return path, PyFileSystem(FSSpecHandler(filesystem))
 
 
 def sha256_of(uri: str) -> str:
@@ -184,12 +274,15 @@ def contained(root: str, inside: str) -> str | None:
 
 
 def remove_temporary(uri: str, *, below: bool = True) -> int:
-    """Delete temporary files that a killed process left in a local folder; returns how many.
+    """Delete what a killed process left half-written in a folder; returns how many files.
 
     Args:
         uri: A folder to which nobody writes now.
         below: In the folders below it too.
     """
+    if uri.startswith("s3://"):
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        return filesystem.abort_uploads(path, below=below)
     if not is_local(uri):
         return 0
     pattern = f"*{TEMPORARY_MARK}*"

@@ -8,7 +8,6 @@ far its metrics were handed over, so that a resumed chain goes on in the same ru
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline import outbox, storage
@@ -102,13 +101,13 @@ class Tracking:
         self._add(key, "start", name=name, tags={"identity": identity, **tags}, upstream=keys)
         return run
 
-    def finish(self, status: str, metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
+    def finish(self, status: str, metrics: Mapping[str, float], artifacts: Sequence[str]) -> None:
         """Close the parent run with the chain's headline numbers and files, and send what waits.
 
         Args:
             status: ``FINISHED``, ``FAILED`` or ``KILLED``.
             metrics: Headline numbers.
-            artifacts: Files to keep with the parent run.
+            artifacts: URIs of files to keep with the parent run.
         """
         _end(self._add, PARENT, status, metrics, artifacts)
         self.close()
@@ -127,11 +126,11 @@ _Add = Callable[..., None]
 
 
 def _end(
-    add: _Add, key: str, status: str, metrics: Mapping[str, float], artifacts: Sequence[Path]
+    add: _Add, key: str, status: str, metrics: Mapping[str, float], artifacts: Sequence[str]
 ) -> None:
     add(key, "metrics", records=[{STEP: 0, **metrics}])
-    for path in artifacts:
-        add(key, "artifact", path=str(path.resolve()))
+    for uri in artifacts:
+        add(key, "artifact", path=storage.absolute(uri))
     add(key, "end", status=status)
 
 
@@ -173,10 +172,11 @@ class StageRun:
         known.update(dict.fromkeys(names, place))
         return {name: record[name] for name in [*names, *WHEN] if name in record} if names else {}
 
-    def log_picture(self, path: Path, samples_seen: int, series: str = "grid") -> None:
+    def log_picture(self, uri: str, samples_seen: int, series: str = "grid") -> None:
         """Keep a picture grid under its step; ``series`` names what it is one of."""
-        self._add(self._key, "picture", path=str(path.resolve()), step=samples_seen, series=series)
+        place = storage.absolute(uri)
+        self._add(self._key, "picture", path=place, step=samples_seen, series=series)
 
-    def finish(self, status: str, metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
+    def finish(self, status: str, metrics: Mapping[str, float], artifacts: Sequence[str]) -> None:
         """Close the run; arguments as for ``Tracking.finish``."""
         _end(self._add, self._key, status, metrics, artifacts)

@@ -34,7 +34,8 @@ class TrackingConfig(StrictModel):
     """Where runs are tracked."""
 
     uri: str = "sqlite"
-    """``sqlite``: a database and artifacts under the output folder; or a server's address."""
+    """``sqlite``: a database and artifacts under the (local) output folder;
+    ``sqlite:////folder/mlflow.db``: in that folder; or a server's address."""
     experiment: str = "unclip"
     """Name of the MLflow experiment."""
 
@@ -46,7 +47,7 @@ def store_uri(config: TrackingConfig, output_dir: str) -> str:
     if not storage.is_local(output_dir):
         raise ConfigError(
             f"tracking.uri=sqlite needs a local output_dir, this one is {output_dir}; "
-            "name an MLflow server"
+            "name an MLflow server, or sqlite:////<folder>/mlflow.db"
         )
     return f"sqlite:///{storage.local_path(output_dir).resolve()}/mlflow.db"
 
@@ -126,14 +127,17 @@ class Sender:
             if isinstance(error, FileNotFoundError):
                 raise
             raise AwayError(f"{self._config.uri} does not answer ({_first(error)})") from error
+        except StorageError as error:  # of a file that was to be sent
+            raise AwayError(_first(error)) from error
 
     def _open(self) -> None:
         client = _client(store_uri(self._config, self._output_dir))
         found = client.get_experiment_by_name(self._config.experiment)
         if found is None:
             location = None
-            if self._config.uri == "sqlite":
-                location = storage.local_path(self._output_dir).resolve() / "mlflow-artifacts"
+            database = store_uri(self._config, self._output_dir).removeprefix("sqlite:///")
+            if self._config.uri.startswith("sqlite"):
+                location = storage.local_path(database).resolve().parent / "mlflow-artifacts"
             self._experiment_id = client.create_experiment(
                 self._config.experiment, artifact_location=location and location.as_uri()
             )
@@ -191,7 +195,7 @@ class Sender:
     def _picture(self, key: str, message: Message) -> None:
         from PIL import Image
 
-        with Image.open(message["path"]) as picture:
+        with storage.local_copy(message["path"]) as path, Image.open(path) as picture:
             self._client.log_image(
                 self._run(key),
                 picture.convert("RGB"),
@@ -202,7 +206,8 @@ class Sender:
             )
 
     def _artifact(self, key: str, message: Message) -> None:
-        self._client.log_artifact(self._run(key), message["path"])
+        with storage.local_copy(message["path"]) as path:
+            self._client.log_artifact(self._run(key), str(path))
 
     def _end(self, key: str, message: Message) -> None:
         self._client.set_terminated(self._run(key), message["status"], message["at_ms"])
@@ -234,7 +239,7 @@ def keep_files(config: TrackingConfig, output_dir: str, run_id: str, places: Seq
         config: Where runs are tracked.
         output_dir: Output folder of the chain.
         run_id: Of a stage's run.
-        places: Local files.
+        places: The files.
 
     Raises:
         StorageError: The store is away, does not know the run or takes no files.
@@ -245,7 +250,8 @@ def keep_files(config: TrackingConfig, output_dir: str, run_id: str, places: Seq
 
     try:
         for place in places:
-            client.log_artifact(run_id, str(storage.local_path(place)))
+            with storage.local_copy(place) as path:
+                client.log_artifact(run_id, str(path))
     except (MlflowException, OSError) as error:
         raise StorageError(
             f"{uri}: run {run_id} takes no files ({error}); they lie at {', '.join(places)}: start "

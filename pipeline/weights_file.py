@@ -5,10 +5,8 @@ configuration give equal bytes.
 """
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,7 +100,7 @@ def read_config(uri: str) -> dict[str, Any]:
 
 @contextmanager
 def _opened(uri: str) -> Iterator[Any]:
-    with _local_copy(uri) as path:
+    with storage.local_copy(uri) as path:
         try:
             with safe_open(path, framework="pt") as file:
                 yield file
@@ -117,17 +115,6 @@ def _config_of(file: Any, uri: str) -> dict[str, Any]:  # noqa: ANN401 - safeten
             f"{uri}: no configuration in its metadata; import it as foreign weights"
         )
     return json.loads(metadata["config"])
-
-
-@contextmanager
-def _local_copy(uri: str) -> Iterator[Path]:
-    if storage.is_local(uri):
-        yield storage.local_path(uri)
-        return
-    with tempfile.TemporaryDirectory(prefix="weights-") as folder:
-        path = Path(folder) / "weights.safetensors"
-        path.write_bytes(storage.read_bytes(uri))
-        yield path
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -172,6 +171,7 @@ class Session:
         with self._stage_run(step, inputs) as stage_run:
             work = Work(step.uri, inputs, self._run, self._progress, stage_run)
             output = step.stage.run(step.stage.config, work)
+            storage.remove_temporary(step.uri)  # of workers that were killed and replaced
             measured = {
                 "started_s": started,
                 # Of this process alone: Ray's workers are not in it, a training without any is.
@@ -221,8 +221,7 @@ class Session:
         if kind is not None and issubclass(kind, STOPPED):
             status = "KILLED"
         final = self.summary.results.get("evaluate")
-        report = Path(storage.join(self._run.output_dir, REPORT))
-        artifacts = [path for path in [report] if path.exists()]
+        artifacts = _there([storage.join(self._run.output_dir, REPORT)])
         self._tracking.finish(status, numbers(final.content) if final else {}, artifacts)
 
     @contextmanager
@@ -296,18 +295,21 @@ def numbers(content: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
-def _artifacts(result: Result) -> list[Path]:
+def _artifacts(result: Result) -> list[str]:
     """Files small or important enough to be kept with the MLflow run."""
     names = ["manifest.json", "weights.safetensors", "evaluation.json"]
-    paths = [storage.local_path(storage.join(result.uri, name)) for name in names]
-    return [path for path in paths if path.exists()]
+    return _there([storage.join(result.uri, name) for name in names])
+
+
+def _there(uris: Sequence[str]) -> list[str]:
+    return [uri for uri in uris if storage.exists(uri)]
 
 
 def _refuse_sqlite_on_several_nodes(uri: str) -> None:
     import ray
 
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    if uri == "sqlite" and nodes > 1:
+    if uri.startswith("sqlite") and nodes > 1:
         raise ConfigError(
-            f"execution.tracking.uri=sqlite on a cluster of {nodes} nodes; name an MLflow server"
+            f"execution.tracking.uri={uri} on a cluster of {nodes} nodes; name an MLflow server"
         )

@@ -6,7 +6,6 @@ A thread looks now and then; a tracker that fails never stops a training.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pipeline import storage
@@ -23,7 +22,7 @@ WATCH_EVERY_S = 0.5
 
 OnMetrics = Callable[[Sequence[Mapping[str, Any]]], Any]
 """Takes spool records in order; records that were given before may come again after a restart."""
-OnGrid = Callable[[Path, int, str], Any]
+OnGrid = Callable[[str, int, str], Any]
 """Takes a picture grid, its ``samples_seen``, and what it is: ``grid`` or ``guidance``."""
 
 
@@ -122,6 +121,6 @@ class _Watcher:
             if name in self._seen:
                 continue
             self._seen.add(name)
-            path = storage.local_path(storage.join(self._grids, name))
+            uri = storage.join(self._grids, name)
             step, _, kind = name.removesuffix(".png").partition("-")
-            self._on_grid(path, int(step), kind or "grid")
+            self._on_grid(uri, int(step), kind or "grid")

@@ -5,17 +5,15 @@ each other's failures; the driver follows that folder while Ray keeps the worker
 group that fails is started again and goes on from its newest complete checkpoint.
 """
 
-import shutil
 import signal
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-import fsspec
 import ray.train
 import ray.train.torch
 import torch
@@ -237,6 +235,7 @@ def fit(
 def _run_workers(settings: LoopSettings) -> None:
     execution = settings.config.execution
     folder = storage.join(settings.uri, RAY_FOLDER)
+    path, filesystem = storage.for_arrow(folder)
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"settings": settings},
@@ -244,11 +243,12 @@ def _run_workers(settings: LoopSettings) -> None:
         run_config=ray.train.RunConfig(
             # A new name each time: Ray would otherwise resume from a record of its own.
             name=f"{settings.stage}-{uuid.uuid4().hex[:8]}",
-            storage_path=folder,
+            storage_path=path,
+            storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=execution.max_failures),
         ),
     )
-    _remove_file(storage.join(settings.uri, STOPPED))
+    storage.remove_file(storage.join(settings.uri, STOPPED))
     try:
         with passed_on(settings.uri, execution.grace_s), _interrupt_as_keyboard_interrupt():
             trainer.fit()
@@ -258,7 +258,8 @@ def _run_workers(settings: LoopSettings) -> None:
             "checkpoints stay: run the same command again"
         ) from error
     finally:
-        _remove_folder(folder)
+        with suppress(OSError):  # what Ray writes there meanwhile may stay
+            storage.remove_folder(folder)
     error = _stopped(settings.uri)
     if error is not None:
         raise error
@@ -339,20 +340,6 @@ def _cause(error: ray.train.TrainingFailedError) -> PipelineError | None:
     failures = getattr(error, "worker_failures", {}).values()
     causes = [getattr(failure, "_base_exc", failure) for failure in failures]
     return next((cause for cause in causes if isinstance(cause, PipelineError)), None)
-
-
-def _remove_folder(folder: str) -> None:
-    if storage.is_local(folder):
-        shutil.rmtree(storage.local_path(folder), ignore_errors=True)
-    elif storage.exists(folder):
-        filesystem, path = fsspec.core.url_to_fs(folder)
-        filesystem.rm(path, recursive=True)
-
-
-def _remove_file(uri: str) -> None:
-    if storage.exists(uri):
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        filesystem.rm_file(path)
 
 
 def _content(uri: str) -> dict[str, Any]:

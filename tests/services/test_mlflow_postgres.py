@@ -70,7 +70,7 @@ def test_a_run_is_tracked_with_user_and_password_by_environment(server, tmp_path
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"1234")
     run.publish([{"samples_seen": 32.0, "loss": 0.5}])
-    run.finish("FINISHED", {"final_loss": 0.25}, [weights])
+    run.finish("FINISHED", {"final_loss": 0.25}, [str(weights)])
     tracking.finish("FINISHED", {}, [])
     for _ in range(20):  # what a busy server did not take in time, the next call sends
         if waits(str(tmp_path)):

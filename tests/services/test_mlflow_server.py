@@ -88,7 +88,7 @@ def test_training_never_waits_for_a_server_and_its_history_is_whole_in_the_end(
         assert all_is_sent(tmp_path)
         mlflow_server.stop()
         training.go_on()
-    run.log_picture(picture_at(tmp_path / "288.png"), 288)
+    run.log_picture(str(picture_at(tmp_path / "288.png")), 288)
     run.finish("FINISHED", {"final_loss": 0.25}, [])
     started = time.monotonic()
     tracking.finish("FINISHED", {"colour_accuracy": 0.8}, [])
@@ -124,8 +124,8 @@ def test_a_chain_is_tracked_by_a_server(server, tmp_path):
     # The look at the end comes in a record of its own with the last step.
     run.publish([*records, {"samples_seen": 64.0, "validation_loss": 0.375}])
     picture = picture_at(tmp_path / "64.png")
-    run.log_picture(picture, 64)
-    run.finish("FINISHED", {"final_loss": 0.25}, [picture, tmp_path / "missing.png"])
+    run.log_picture(str(picture), 64)
+    run.finish("FINISHED", {"final_loss": 0.25}, [str(picture), str(tmp_path / "missing.png")])
     tracking.finish("FINISHED", {"colour_accuracy": 0.8}, [])
     assert len(said) == 1
     assert "refused for good" in said[0]

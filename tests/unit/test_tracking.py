@@ -63,7 +63,7 @@ def test_an_entry_of_an_earlier_version_is_read(tmp_path):
 def test_a_picture_is_kept_in_its_series(tmp_path):
     sent = []
     run = StageRun(lambda key, kind, **more: sent.append((kind, more)), Book(str(tmp_path)), KEY)
-    run.log_picture(tmp_path / "1.png", 8)
-    run.log_picture(tmp_path / "2.png", 8, "guidance")
+    run.log_picture(str(tmp_path / "1.png"), 8)
+    run.log_picture(str(tmp_path / "2.png"), 8, "guidance")
     assert [kind for kind, _ in sent] == ["picture", "picture"]
     assert [content["series"] for _, content in sent] == ["grid", "guidance"]
