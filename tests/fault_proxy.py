@@ -31,11 +31,12 @@ class Fault:
     request: str = ".*"
     """Pattern that is searched in ``METHOD /path?query``."""
     times: int = 1
-    after: int = 0
-    """Of the requests that fit, so many pass before."""
+    every: int = 1
+    """Of the requests that fit, one of so many."""
     body_bytes: int = 1000
     """Bytes of a body that pass before it breaks."""
     done: int = 0
+    met: int = 0
 
 
 @dataclass
@@ -59,8 +60,8 @@ class FaultProxy:
         with self._lock:
             for fault in self.faults:
                 if fault.done < fault.times and re.search(fault.request, request):
-                    if fault.after:
-                        fault.after -= 1
+                    fault.met += 1
+                    if fault.met % fault.every:
                         continue
                     fault.done += 1
                     self.seen.append(f"{request} {fault.kind}")

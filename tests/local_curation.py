@@ -52,7 +52,7 @@ def by_address(pair):
 
 def balanced_of(folder, pairs, num_buckets, number_of=by_address):
     """A finished balance stage of pairs, dealt out to buckets by a number of each."""
-    uri, entries = str(folder / "balance"), []
+    uri, entries = storage.join(str(folder), "balance"), []
     for bucket in range(num_buckets):
         mine = [each for each in pairs if number_of(each) % num_buckets == bucket]
         mine.sort(key=lambda each: (each[schema.URL_ID], each[schema.UID]))
@@ -75,11 +75,14 @@ def balanced_of(folder, pairs, num_buckets, number_of=by_address):
     )
 
 
-def curate_pictures(folder, pictures, monkeypatch, *, captions=None, num_buckets=2, **changes):
+def curate_pictures(
+    folder, pictures, monkeypatch, *, output=None, captions=None, num_buckets=2, **changes
+):
     """Curate a folder's pictures; the stage's folder, and its result.
 
     Args:
         folder: An empty folder to work in.
+        output: Where results go, if not there.
         pictures: Content of each file by name.
         monkeypatch: pytest's.
         captions: Captions of a name; by default its hash.
@@ -97,11 +100,12 @@ def curate_pictures(folder, pictures, monkeypatch, *, captions=None, num_buckets
         for name in pictures
         for caption in texts.get(name, [f"alpha {hashlib.md5(name.encode()).hexdigest()[:6]}"])
     ]
-    uri = str(folder / "curate")
-    output = curate(
+    output = str(output or folder)
+    uri = storage.join(output, "curate")
+    done = curate(
         CurateConfig.model_validate(VALUES | changes),
         FolderConfig(type="folder", path=str(source)),
-        balanced_of(folder, pairs, num_buckets),
+        balanced_of(output, pairs, num_buckets),
         uri,
         Progress(io.StringIO()),
     )
@@ -111,7 +115,7 @@ def curate_pictures(folder, pictures, monkeypatch, *, captions=None, num_buckets
         identity="x",
         config={},
         inputs={},
-        content=output.content,
+        content=done.content,
         circumstance={},
     )
     return uri, result

@@ -1,7 +1,7 @@
 """A true S3 server for as long as a test lasts: Ceph's RADOS gateway over one monitor and one OSD.
 
 All three are Debian's and on loopback; objects stay in memory. It checks signatures and conditions
-and knows no trailing checksums: it stands for the stores that lag behind the cloud.
+and takes no trailing checksums: it stands for the stores that lag behind the cloud.
 """
 
 import os
@@ -37,6 +37,7 @@ osd objectstore = memstore
 memstore device bytes = {num_bytes}
 mon data = {folder}/mon
 osd data = {folder}/osd
+rgw multipart min part size = 1024
 rgw data = {folder}/rgw
 rgw frontends = beast endpoint=127.0.0.1:{port}
 log file = {folder}/$name.log
@@ -102,7 +103,7 @@ def gateway(num_bytes: int = 2 << 30) -> Iterator[int]:
         run("radosgw-admin", "user", "create", *user)
         start("radosgw", "-n", "client.rgw")
         _wait_for(f"http://127.0.0.1:{port}/")
-        _make_bucket(port)
+        client(port).create_bucket(Bucket=BUCKET)
         yield port
     finally:
         for server in reversed(servers):
@@ -130,10 +131,6 @@ def _wait_for(address: str) -> None:
         except (urllib.error.URLError, OSError):
             assert time.monotonic() < deadline, "the gateway did not start"
             time.sleep(0.1)
-
-
-def _make_bucket(port: int) -> None:
-    client(port).create_bucket(Bucket=BUCKET)
 
 
 def client(port: int):

@@ -38,6 +38,7 @@ def check_cluster(run: RunFile, names: Sequence[str]) -> Iterator[Facts]:
         yield from _versions(told)
         yield from _clocks(told)
         yield from _storage(told, folder, word)
+        yield from conditional_writes(folder)
     except (OSError, PipelineError) as error:
         remedy = "output_dir must be a folder or bucket that may be written to"
         yield _check("storage", False, str(error), remedy)
@@ -114,6 +115,24 @@ def _storage(told: Sequence[Facts], folder: str, word: str) -> Iterator[Facts]:
     problems += [f"{host} wrote what the driver does not see" for host in unseen]
     remedy = "every node must see output_dir at this place, as one folder, and may write to it"
     yield _check("storage", not problems, problems or f"{len(told) - 1} nodes", remedy)
+
+
+def conditional_writes(folder: str) -> Iterator[Facts]:
+    """Whether a store refuses to write over what somebody else wrote: the lease is as good as that.
+
+    No fault of a store that does not: a run that starts twice there does its work twice.
+    """
+    if storage.is_local(folder):
+        return
+    uri, kept = storage.join(folder, "conditional"), 0
+    storage.write_over(uri, b"first", None)
+    for version in (None, "0" * 32):
+        try:
+            storage.write_over(uri, b"second", version)
+        except FileExistsError:
+            kept += 1
+    found = "kept" if kept == 2 else "ignored: of two runs that begin at once both may go on"
+    yield _check("conditional writes", True, found, "")
 
 
 def wanted(run: RunFile) -> dict[str, dict[str, float]]:

@@ -62,7 +62,9 @@ class Pools:
         found = [done for done in self._passes if done["num_pool_bytes"]]
         places = [storage.join(self._folder, pool_name(done[ATTEMPT])) for done in found]
         with ExitStack() as stack:
-            files = [stack.enter_context(storage.open_for_read(place)) for place in places]
+            # Read at many small places, so a store's pools are fetched whole.
+            paths = [stack.enter_context(storage.local_copy(place)) for place in places]
+            files = [stack.enter_context(path.open("rb")) for path in paths]
             yield JoinedFiles(files, [done["num_pool_bytes"] for done in found])
 
     def _file(self, kind: str, done: Mapping[str, Any]) -> str:

@@ -170,7 +170,7 @@ class S3FileSystem(AbstractFileSystem):
         self,
         path: str,
         mode: str = "rb",
-        block_size: int | str | None = "default",
+        block_size: Any = "default",  # noqa: ANN401 - fsspec's
         autocommit: bool = True,
         cache_options: dict[str, Any] | None = None,
         **options: Any,  # noqa: ANN401 - fsspec's

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import boto3
+from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -51,7 +51,7 @@ _T = TypeVar("_T")
 
 def client() -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
     """A client that asks once: repeating is done here."""
-    return boto3.session.Session().client(
+    return Session().client(
         "s3",
         config=Config(
             retries={"total_max_attempts": 1},

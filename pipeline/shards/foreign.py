@@ -18,7 +18,7 @@ from pipeline import storage
 from pipeline.errors import DataError
 from pipeline.results import SCHEMA_VERSION
 from pipeline.shards import tars
-from pipeline.shards.manifest import verify_shard
+from pipeline.shards.manifest import verified
 from pipeline.shards.tars import KEY, MAX_MEMBER_BYTES, PICTURES, TEXTS
 
 NO_PICTURE = "no_picture"
@@ -102,9 +102,8 @@ def read_adopted(
     Raises:
         DataError: The tar is not what its entry says, or lacks a sample.
     """
-    verify_shard(uri, entry)
     num_found = 0
-    with storage.open_for_read(uri) as file:
+    with verified(uri, entry) as path, path.open("rb") as file:
         for sample in read_foreign(file, uri):
             key = dataset_key(sample.key, entry["name"], with_shard=with_shard)
             if sample.drop_reason is None and key in keys:

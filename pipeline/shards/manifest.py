@@ -4,8 +4,10 @@ Tar readers lose samples in silence when a shard was cut or a header was damaged
 used only after its length and its sha256 were compared with its entry.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -121,8 +123,9 @@ def lineage(stage_uri: str) -> dict[str, Any]:
     return storage.read_json(uri) if storage.exists(uri) else {}
 
 
-def verify_shard(uri: str, entry: Mapping[str, Any]) -> None:
-    """Compare a tar with its entry in the manifest.
+@contextmanager
+def verified(uri: str, entry: Mapping[str, Any]) -> Iterator[Path]:
+    """A tar that is what the manifest says of it, on this machine: a store sends it once.
 
     Raises:
         DataError: The tar is missing, cut or changed.
@@ -136,12 +139,14 @@ def verify_shard(uri: str, entry: Mapping[str, Any]) -> None:
             f"{uri}: {size} bytes, its manifest says {entry['num_bytes']}: the shard was cut or "
             f"changed; {remedy}"
         )
-    found = storage.sha256_of(uri)
-    if found != entry["sha256"]:
-        raise DataError(
-            f"{uri}: sha256 {found[:16]}…, its manifest says {entry['sha256'][:16]}…: the shard is "
-            f"damaged or was changed; {remedy}"
-        )
+    with storage.local_copy(uri) as path:
+        found = storage.sha256_of(str(path))
+        if found != entry["sha256"]:
+            raise DataError(
+                f"{uri}: sha256 {found[:16]}…, its manifest says {entry['sha256'][:16]}…: the "
+                f"shard is damaged or was changed; {remedy}"
+            )
+        yield path
 
 
 def merge_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from pipeline import storage
 from pipeline.errors import DataError
 from pipeline.shards import manifest
 
@@ -128,9 +127,8 @@ def read_shard(uri: str, entry: Mapping[str, Any]) -> Iterator[RawSample]:
     Raises:
         DataError: The file is not what its entry says, or holds what no shard may hold.
     """
-    manifest.verify_shard(uri, entry)
     num_samples = 0
-    with storage.open_for_read(uri) as file:
+    with manifest.verified(uri, entry) as path, path.open("rb") as file:
         for sample in read_tar(file, uri):
             num_samples += 1
             yield sample

@@ -13,6 +13,7 @@ BENCHMARKS = {
     "loader": "read, decode, batch: at least webdataset's samples/s; --resume: under 5 s",
     "loop": "training loop, prior and decoder: at least 0.97 x a bare PyTorch loop's samples/s",
     "matching": "500,000 queries: at least 2 x pyahocorasick's captions/s on the same core",
+    "object_store": "shards on a true S3 server: >= 0.8 x a bare loop of ranged GETs, MB/s",
     "real_text": "real captions, WordNet: ids equal to the reference, caption by caption",
     "sampling": "n network evaluations cost at most 1.05 x n bare ones",
     "selection": "1 M rows/s of thresholds and balance; duplicates >= FAISS k-means + plain loop",

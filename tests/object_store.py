@@ -1,0 +1,61 @@
+"""What tests see of a bucket: through the pipeline's own settings, and behind its back."""
+
+import io
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image
+
+from tests.fault_proxy import FaultProxy
+from tests.rados_gateway import BUCKET, client, environment
+
+
+class Store:
+    """A folder of the gateway's bucket, reached through the proxy."""
+
+    def __init__(self, proxy: FaultProxy, name: str) -> None:
+        self.proxy, self.uri, self._prefix = proxy, f"s3://{BUCKET}/{name}", f"{name}/"
+        self._client = client(proxy.server_port)
+        self.environment = environment(proxy.port)
+
+    def objects(self, folder: str = "") -> dict[str, bytes]:
+        """Content of every object below a folder, by its name in it."""
+        prefix = self._prefix + folder
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        keys = [found["Key"] for page in pages for found in page.get("Contents", ())]
+        get = self._client.get_object
+        return {k.removeprefix(prefix): get(Bucket=BUCKET, Key=k)["Body"].read() for k in keys}
+
+    def pending(self) -> list[str]:
+        """Keys of uploads that nobody has ended."""
+        found = self._client.list_multipart_uploads(Bucket=BUCKET, Prefix=self._prefix)
+        return [upload["Key"] for upload in found.get("Uploads", ())]
+
+
+def files(folder: str) -> dict[str, bytes]:
+    """Content of every file below a local folder, by its name in it."""
+    found = {}
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(root, name)
+            with open(path, "rb") as file:
+                found[os.path.relpath(path, folder)] = file.read()
+    return found
+
+
+def content(found: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Without what tells of an attempt and not of the data."""
+    circumstances = ("circumstance.json", "finished.json", "crawl_log/")
+    return {name: body for name, body in found.items() if not name.startswith(circumstances)}
+
+
+def pictures(count: int) -> dict[str, bytes]:
+    """Pictures of noise, no two alike, by file name."""
+    found = {}
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noise).save(buffer, "JPEG", quality=90)
+        found[f"{number:03d}.jpg"] = buffer.getvalue()
+    return found
