@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,10 @@ def save(uri: str, state: State, samples_seen: int, group: dist.ProcessGroup | N
     failpoint("checkpoints.before_files")
     try:
         files = _agreed(_write_own_files(target, state, group), group)
-    except OSError as error:
+    except (OSError, StorageError) as error:
         if _rank() == 0:
-            _delete(target)  # half a checkpoint must not fill the disk
+            with suppress(StorageError):  # of a store that is away: `clean` does it later
+                _delete(target)  # half a checkpoint must not fill the disk
         raise _failed(error, target) from error
     if _rank() == 0:
         failpoint("checkpoints.before_manifest")
@@ -92,9 +93,10 @@ def save(uri: str, state: State, samples_seen: int, group: dist.ProcessGroup | N
 
 
 Files = dict[str, dict[str, Any]]
+Trouble = OSError | StorageError
 
 
-def _write_own_files(target: str, state: State, group: dist.ProcessGroup | None) -> Files | OSError:
+def _write_own_files(target: str, state: State, group: dist.ProcessGroup | None) -> Files | Trouble:
     """This rank's files in the manifest's form, or what kept it from writing them."""
     try:
         with _writable(target) as folder:
@@ -107,24 +109,24 @@ def _write_own_files(target: str, state: State, group: dist.ProcessGroup | None)
     except CheckpointException as error:
         causes = [cause for cause, _ in error.failures.values()]
         return next((cause for cause in causes if isinstance(cause, OSError)), OSError(str(error)))
-    except OSError as error:
+    except (OSError, StorageError) as error:
         return error
 
 
-def _agreed(own: Files | OSError, group: dist.ProcessGroup | None) -> Files:
+def _agreed(own: Files | Trouble, group: dist.ProcessGroup | None) -> Files:
     """Files of all ranks; also the barrier before the manifest. One rank's error is everyone's."""
     gathered: list[Any] = [own]
     if _in_group():
         gathered = [None] * dist.get_world_size()
         dist.all_gather_object(gathered, own, group)
     for part in gathered:
-        if isinstance(part, OSError):
+        if isinstance(part, Trouble):
             raise part
     return {name: entry for part in gathered for name, entry in part.items()}
 
 
-def _failed(error: OSError, target: str) -> StorageError:
-    told = storage.explained(error, target)
+def _failed(error: Trouble, target: str) -> StorageError:
+    told = storage.explained(error, target) if isinstance(error, OSError) else error
     if isinstance(told, StorageError):
         return told
     return StorageError(f"{target} cannot be written: {_first_line(error)}; run again")

@@ -232,7 +232,7 @@ def test_shards_are_those_of_a_local_disk_whatever_the_store_does(store, tmp_pat
     assert there.manifest_hash == here.manifest_hash
     expected = object_store.content(object_store.files(local))
     assert object_store.content(store.objects("curate/")) == expected
-    assert sum(name.endswith(".tar") for name in expected) == 8
+    assert sum(name.endswith(".tar") for name in expected) == 10
     storage.remove_temporary(store.uri)
     assert store.pending() == []
     keys = [sample.key for sample in open_dataset(uri)]
@@ -305,9 +305,10 @@ def test_a_checkpoint_is_complete_or_invisible(store, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     state = {"model": {"weight": torch.arange(8.0)}}
     first = checkpoints.save(store.uri, state, 32)
-    store.proxy.plan(Fault("busy", "manifest", times=100))
-    with pytest.raises(StorageError):
-        checkpoints.save(store.uri, state, 64)
+    for broken in (r"\.metadata", "manifest"):
+        store.proxy.plan(Fault("busy", f"PUT .*{broken}", times=100))
+        with pytest.raises(StorageError, match="2 attempts failed"):
+            checkpoints.save(store.uri, state, 64)
     store.proxy.plan()
     assert checkpoints.latest(store.uri) == first
     assert checkpoints.clean(store.uri) == ["step-000000000064"]
