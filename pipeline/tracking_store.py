@@ -131,15 +131,16 @@ class Sender:
             raise AwayError(_first(error)) from error
 
     def _open(self) -> None:
-        client = _client(store_uri(self._config, self._output_dir))
+        uri, location = store_uri(self._config, self._output_dir), None
+        if uri.startswith("sqlite:///"):
+            folder = storage.local_path(uri.removeprefix("sqlite:///")).resolve().parent
+            folder.mkdir(parents=True, exist_ok=True)
+            location = (folder / "mlflow-artifacts").as_uri()
+        client = _client(uri)
         found = client.get_experiment_by_name(self._config.experiment)
         if found is None:
-            location = None
-            database = store_uri(self._config, self._output_dir).removeprefix("sqlite:///")
-            if self._config.uri.startswith("sqlite"):
-                location = storage.local_path(database).resolve().parent / "mlflow-artifacts"
             self._experiment_id = client.create_experiment(
-                self._config.experiment, artifact_location=location and location.as_uri()
+                self._config.experiment, artifact_location=location
             )
         else:
             self._experiment_id = found.experiment_id

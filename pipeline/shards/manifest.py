@@ -5,7 +5,7 @@ used only after its length and its sha256 were compared with its entry.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -131,15 +131,17 @@ def verified(uri: str, entry: Mapping[str, Any]) -> Iterator[Path]:
         DataError: The tar is missing, cut or changed.
     """
     remedy = "restore the file, or delete the stage's folder and run it again"
-    if not storage.exists(uri):
-        raise DataError(f"{uri}: the shard is missing; {remedy}")
-    size = storage.size_of(uri)
-    if size != entry["num_bytes"]:
-        raise DataError(
-            f"{uri}: {size} bytes, its manifest says {entry['num_bytes']}: the shard was cut or "
-            f"changed; {remedy}"
-        )
-    with storage.local_copy(uri) as path:
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(storage.local_copy(uri))
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise DataError(f"{uri}: the shard is missing; {remedy}") from error
+        if size != entry["num_bytes"]:
+            raise DataError(
+                f"{uri}: {size} bytes, its manifest says {entry['num_bytes']}: the shard was cut "
+                f"or changed; {remedy}"
+            )
         found = storage.sha256_of(str(path))
         if found != entry["sha256"]:
             raise DataError(
