@@ -4,6 +4,7 @@ Objects appear whole or not at all (`upload`); nothing is renamed, and no listin
 """
 
 import errno
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from pipeline.s3.requests import client, code_of, patiently, split
 from pipeline.s3.upload import Upload
 
-PIECE_BYTES = 8 << 20
+PIECE_BYTES = 16 << 20
 """Bytes that one request reads."""
 READERS = 4
 """Requests at once that read one object."""
@@ -32,7 +33,7 @@ class S3FileSystem(AbstractFileSystem):
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - fsspec's
         """Ask nothing yet."""
         super().__init__(**options)
-        self.client = client()
+        self.client = client(os.getpid())
 
     # What there is.
 
@@ -116,8 +117,9 @@ class S3FileSystem(AbstractFileSystem):
         path = str(self._strip_protocol(path))
         if start is None and end is None:
             return b"".join(self._pieces(path))
-        first, last, _ = slice(start, end).indices(self.info(path)["size"])
-        return self._range(path, first, last)[0]
+        if start is None or end is None or min(start, end) < 0:
+            start, end, _ = slice(start, end).indices(self.info(path)["size"])
+        return self._range(path, start, end)[0]
 
     def get_file(
         self,

@@ -10,6 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from boto3.session import Session
@@ -49,8 +50,14 @@ REFUSED = {
 _T = TypeVar("_T")
 
 
-def client() -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
-    """A client that asks once: repeating is done here."""
+@lru_cache(maxsize=1)
+def client(pid: int) -> Any:  # noqa: ANN401 - boto3 makes its classes at run time
+    """The one client of all threads of a process; it asks once: repeating is done here.
+
+    Args:
+        pid: Of this process: its connections are nobody else's.
+    """
+    del pid  # the cache's key
     return Session().client(
         "s3",
         config=Config(

@@ -46,6 +46,11 @@ def proxy():
         yield running
 
 
+def forget_clients():
+    requests.client.cache_clear()
+    files.S3FileSystem.clear_instance_cache()
+
+
 @pytest.fixture
 def store(proxy, request, monkeypatch):
     for name, value in environment(proxy.port).items():
@@ -57,11 +62,11 @@ def store(proxy, request, monkeypatch):
         (files, "PIECE_BYTES", PART_BYTES),
     ):
         monkeypatch.setattr(module, name, value)
-    files.S3FileSystem.clear_instance_cache()
+    forget_clients()
     proxy.plan()
     yield Store(proxy, request.node.name)
     proxy.plan()
-    files.S3FileSystem.clear_instance_cache()
+    forget_clients()
 
 
 def test_what_was_written_is_read_listed_and_removed(store):
@@ -154,7 +159,7 @@ def test_what_does_not_pass_is_asked_once_and_told_with_its_remedy(store, monkey
     assert SECRET not in str(told.value)
     for name, value in (("AWS_SECRET_ACCESS_KEY", "x" * 40), ("AWS_ACCESS_KEY_ID", "B" * 20)):
         monkeypatch.setenv(name, value)
-        files.S3FileSystem.clear_instance_cache()
+        forget_clients()
         store.proxy.plan()
         with pytest.raises(ConfigError, match="name credentials that may do this"):
             storage.read_bytes(storage.join(store.uri, "x"))
