@@ -87,7 +87,10 @@ def list_names(uri: str) -> list[str]:
         names = os.listdir(path) if path.is_dir() else []
     else:
         filesystem, path = fsspec.core.url_to_fs(uri)
-        found = filesystem.ls(path, detail=False) if filesystem.exists(path) else []
+        try:
+            found = filesystem.ls(path, detail=False)
+        except FileNotFoundError:
+            found = []
         names = [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
     return sorted(name for name in names if TEMPORARY_MARK not in name)
 
