@@ -79,7 +79,7 @@ class Upload(io.RawIOBase):
             started = self._ask("create_multipart_upload")
             self._upload_id = started["UploadId"]
         number = len(self._parts) + 1
-        failpoint("s3.before_part")
+        failpoint("upload.before_part")
         of = {"UploadId": self._upload_id, "PartNumber": number}
         sent = self._ask("upload_part", **of, Body=content)
         self._parts.append({"PartNumber": number, "ETag": sent["ETag"]})
@@ -91,7 +91,7 @@ class Upload(io.RawIOBase):
             return
         if content:
             self._send_part(content)
-        failpoint("s3.before_complete")
+        failpoint("upload.before_complete")
         parts = {"Parts": self._parts}
         try:
             self._ask("complete_multipart_upload", UploadId=self._upload_id, MultipartUpload=parts)

@@ -17,7 +17,10 @@ from tests.tiny_run import ROOT, manifests, start, tiny_run
 DEADLINE_S = 900
 ATTEMPTS = 3
 POINT = re.compile(r'failpoint\("([a-z_.]+)"\)')
-REMOTE = {"storage.before_put", "storage.after_put"}
+REMOTE = {
+    *("storage.before_put", "storage.after_put"),
+    *("upload.before_part", "upload.before_complete"),
+}
 """Passed on object stores alone, which the tiny chain does not use."""
 PASSAGES = {"checkpoints": 2, "embeddings": 2, "loop": 3, "results": 8, "storage": 20}
 """So often one process of the tiny chain passes a point at least."""

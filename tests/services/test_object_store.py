@@ -261,7 +261,7 @@ with pytest.MonkeyPatch.context() as patch:
 def test_a_killed_worker_leaves_no_file_and_the_next_one_goes_on(store, tmp_path, monkeypatch):
     _, here = curated(tmp_path, monkeypatch)
     command = [sys.executable, "-c", KILLED, str(tmp_path), store.uri]
-    environment = os.environ | {"FAIL_AT": "s3.before_complete:2", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"FAIL_AT": "upload.before_complete:2", "PYTHONPATH": str(ROOT)}
     assert subprocess.run(command, env=environment, check=False).returncode == -9
     assert store.pending()
     left = store.objects("curate/")
