@@ -16,8 +16,11 @@ PART_BYTES = 32 << 20
 class Upload(io.RawIOBase):
     """A new object, there as soon as ``close`` returns; never where the block ends by an error."""
 
+    mode = "wb"
+
     def __init__(self, client: Any, path: str) -> None:  # noqa: ANN401 - boto3's
         """Ask nothing yet."""
+        self.name = path
         self._client, self._path, self._where = client, path, split(path)
         self._buffer, self._num_bytes = bytearray(), 0
         self._upload_id = ""
