@@ -2,9 +2,13 @@
 
 No decision is made by comparing clocks of two hosts. Whoever finds a lease watches its count for
 a while by a clock of its own; a count that stands still belongs to a dead run and is taken over
-with a higher token. Outputs are content-identical anyway, so a lost race costs work, not data.
+with a higher token. Of several that find the same, one takes it: in a folder they come one after
+the other. On object stores, which have no such lock, a lost race costs work, not data: outputs are
+content-identical.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -33,11 +37,13 @@ def hold(output_dir: str, watch_s: float = WATCH_S) -> Iterator[None]:
         BusyError: A live run holds it.
     """
     uri = storage.join(output_dir, LEASE)
-    token = _token_after(uri, watch_s)
-    owner = uuid.uuid4().hex
+    found = _left(uri, watch_s)
+    owner, token = uuid.uuid4().hex, int(found.get("token", 0)) + 1
     stop = threading.Event()
-    _write(uri, owner, token, 0)
-    storage.remove_temporary(output_dir, below=False)  # of a holder that was killed
+    with _one_after_the_other(output_dir):
+        _refuse_if_it_lives(uri, found)
+        _write(uri, owner, token, 0)
+        storage.remove_temporary(output_dir, below=False)  # of a holder that was killed
     thread = threading.Thread(target=_beat, args=(uri, owner, token, stop), daemon=True)
     thread.start()
     try:
@@ -60,23 +66,46 @@ def holder(output_dir: str) -> str | None:
     return f"process {found['pid']} on {found['host']}, beat {found['beat']}"
 
 
-def _token_after(uri: str, watch_s: float) -> int:
+def _left(uri: str, watch_s: float) -> dict[str, Any]:
+    """The lease that a dead run has left; empty where there is none.
+
+    Raises:
+        BusyError: Its holder lives.
+    """
     found = _read(uri)
-    if not found:
-        return 1
-    if not _died_here(found):
+    if found and not _died_here(found):
         deadline = time.monotonic() + watch_s
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and _read(uri):
             time.sleep(min(1.0, watch_s / 4))
-            now = _read(uri)
-            if not now:
-                return int(found["token"]) + 1
-            if (now["owner"], now["beat"]) != (found["owner"], found["beat"]):
-                raise BusyError(
-                    f"{uri}: process {now['pid']} on {now['host']} is writing here; "
-                    "wait for it or choose another output_dir"
-                )
-    return int(found["token"]) + 1
+            _refuse_if_it_lives(uri, found)
+    return found
+
+
+def _refuse_if_it_lives(uri: str, found: dict[str, Any]) -> None:
+    """Refuse a lease that was written since it was found."""
+    now = _read(uri)
+    if now and (now["owner"], now["beat"]) != (found.get("owner"), found.get("beat")):
+        raise BusyError(
+            f"{uri}: process {now['pid']} on {now['host']} is writing here; "
+            "wait for it or choose another output_dir"
+        )
+
+
+@contextmanager
+def _one_after_the_other(output_dir: str) -> Iterator[None]:
+    """Nobody else is in this block for the same folder, where its file system has locks."""
+    if not storage.is_local(output_dir):
+        yield
+        return
+    folder = storage.local_path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _died_here(lease: dict[str, Any]) -> bool:
