@@ -1,6 +1,8 @@
+import itertools
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -94,3 +96,23 @@ except BusyError:
 
 def hear(processes):
     return [process.stdout.readline() for process in processes]
+
+
+@pytest.mark.parametrize("jump_s", [86_400.0, -86_400.0])
+def test_a_clock_that_jumps_takes_no_lease_away(tmp_path, monkeypatch, jump_s):
+    """By a day, forth and back, at the holder and at who comes second."""
+    monkeypatch.setattr(lease, "BEAT_EVERY_S", 0.05)
+    real, calls = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: real() + jump_s * (next(calls) % 2))
+    with lease.hold(str(tmp_path)):
+        before = storage.read_json(str(tmp_path / lease.LEASE))
+        started = time.monotonic()
+        with pytest.raises(BusyError), lease.hold(str(tmp_path), watch_s=10.0):
+            pass
+        assert time.monotonic() - started < 10  # told by the first beat
+        after = storage.read_json(str(tmp_path / lease.LEASE))
+        assert (after["owner"], after["token"]) == (before["owner"], before["token"])
+    dead = {"owner": "x", "token": 4, "beat": 9, "pid": 1, "host": "far", "process_started": 0}
+    storage.write_json(str(tmp_path / lease.LEASE), dead)
+    with lease.hold(str(tmp_path), watch_s=0.2):
+        assert storage.read_json(str(tmp_path / lease.LEASE))["token"] == 5
