@@ -9,6 +9,11 @@ does nothing once it is finished. ``protocols.json`` and ``protocols.html`` say 
 python -m jobs.evaluate --config jobs/configs/demo/run.yaml --protocol priors
 python -m jobs.evaluate --config jobs/configs/demo/run.yaml --protocol decoder --protocol upsamplers
 
+Or put all of it on one page, ``model.html``: the run's report, the protocols that are finished, the
+limits that are known, and beside it the data card; both are kept with the run in MLflow.
+
+python -m jobs.evaluate --config jobs/configs/demo/run.yaml --page
+
 Or ask the run's CLIP (or that of a section open_clip) about a data set of others: folders of
 classes, or a WebDataset in CLIP_benchmark's layout. ``zero_shot.json`` says what was found.
 
@@ -54,11 +59,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="accuracy (or retrieval, where samples have captions) of the run's CLIP on a folder "
         "of classes, or on a WebDataset in CLIP_benchmark's layout; may be repeated",
     )
+    parser.add_argument(
+        "--page",
+        action="store_true",
+        help="write model.html: the report, the finished protocols (those of this call included), "
+        "known limits, and the data card beside it",
+    )
+    parser.add_argument(
+        "--no-tracking", action="store_true", help="do not keep the page and the card in MLflow"
+    )
 
 
 def protocols(run: "RunFile", options: argparse.Namespace) -> dict[str, Any] | None:
-    """The protocols or data sets that are asked for."""
-    if not options.protocol and not options.zero_shot:
+    """The protocols, data sets or page that are asked for."""
+    if not (options.protocol or options.zero_shot or options.page):
         return None
     from pipeline.progress import Progress
 
@@ -70,7 +84,14 @@ def protocols(run: "RunFile", options: argparse.Namespace) -> dict[str, Any] | N
 
     if options.dry_run:
         return preview(run, options.protocol)
-    return run_protocols(run, options.protocol, Progress())
+    line = run_protocols(run, options.protocol, Progress()) if options.protocol else {}
+    if options.page:
+        from pipeline.chain.card import write_run_card
+        from pipeline.chain.model_page import write_model_page
+
+        card = write_run_card(run, None, is_tracked=False)["card"]
+        line |= write_model_page(run, card, is_tracked=not options.no_tracking)
+    return line
 
 
 if __name__ == "__main__":

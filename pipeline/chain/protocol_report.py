@@ -17,6 +17,8 @@ from pipeline.results import CIRCUMSTANCE, Result
 from pipeline.run_file import RunFile
 
 TABLE, REPORT = "protocols.json", "protocols.html"
+PROTOCOL = "protocol_"
+"""Before a protocol's name, the name of its stage."""
 NOTES = {
     "cosine_to_z_img": "Of a prior's draw and the true z_img of the held-out picture that the "
     "caption was written for. A prior that draws from the right distribution stays below one that "
@@ -72,34 +74,37 @@ def write_protocols(
     Returns:
         ``protocols`` (folder of each), ``protocols_path``, ``report_path``.
     """
-    costs = {
-        name: cost
-        for name, result in models.items()
-        if "samples" in result.content and (cost := _cost(name, result)) is not None
-    }
+    data = protocol_data(run, measured, models)
     table = {
         "run": run.name,
         "commit": commit(),
         "protocols": {name: {"uri": r.uri, **r.content} for name, r in measured.items()},
-        "trainings": {name: _times(models[name]) for name in costs},
+        "trainings": {cost.stage: _times(models[cost.stage]) for cost in data.costs},
     }
     table_uri, report_uri = (storage.join(run.output_dir, name) for name in (TABLE, REPORT))
     storage.write_json(table_uri, table)
-    data = ReportData(
-        title=f"{run.name}: protocols",
-        subtitle="What the models are worth beside others, on held-out samples",
-        facts=[("Commit", commit()[:12]), ("Output", run.output_dir)],
-        score_tables=[each for result in measured.values() for each in _tables(result)],
-        lines=[each for result in measured.values() for each in _lines(result)],
-        sheets=[each for result in measured.values() for each in _sheets(result)],
-        costs=list(costs.values()),
-    )
     write_report(data, report_uri)
     return {
         "protocols": {name: result.uri for name, result in measured.items()},
         "protocols_path": table_uri,
         "report_path": report_uri,
     }
+
+
+def protocol_data(
+    run: RunFile, measured: Mapping[str, Result], models: Mapping[str, Result]
+) -> ReportData:
+    """What a report shows of finished protocols and of the trainings of the models they measure."""
+    costs = (_cost(name, each) for name, each in models.items() if "samples" in each.content)
+    return ReportData(
+        title=f"{run.name}: protocols",
+        subtitle="What the models are worth beside others, on held-out samples",
+        facts=[("Commit", commit()[:12]), ("Output", run.output_dir)],
+        score_tables=[each for name in measured for each in _tables(name, measured[name])],
+        lines=[each for result in measured.values() for each in _lines(result)],
+        sheets=[each for result in measured.values() for each in _sheets(result)],
+        costs=[cost for cost in costs if cost is not None],
+    )
 
 
 def failed_gates(run: RunFile, measured: Mapping[str, Result]) -> list[str]:
@@ -118,11 +123,18 @@ def failed_gates(run: RunFile, measured: Mapping[str, Result]) -> list[str]:
     return protocols.failed_gates(flat, gates, limits)
 
 
-def _tables(result: Result) -> list[ScoreTable]:
+def _tables(protocol: str, result: Result) -> list[ScoreTable]:
     return [
-        ScoreTable(words(group).capitalize(), _note(group), named_scores(found))
+        ScoreTable(_title(protocol, group), _note(group), named_scores(found))
         for group, found in read_metrics(result.content).items()
     ]
+
+
+def _title(protocol: str, group: str) -> str:
+    """Of a table: the protocol, and what it measured where its name does not say so."""
+    name, told = (words(each) for each in (protocol, group))
+    title = told if told.startswith(name) else f"{name}: {told}"
+    return title[0].upper() + title[1:]
 
 
 def _note(group: str) -> str:

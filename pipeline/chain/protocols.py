@@ -13,7 +13,7 @@ from typing import Any
 from pipeline import results
 from pipeline.chain import drawn_protocols, drawn_settings, given, protocol_work
 from pipeline.chain.plan import Step, check_output_dir, recorded
-from pipeline.chain.protocol_report import failed_gates, write_protocols
+from pipeline.chain.protocol_report import PROTOCOL, failed_gates, write_protocols
 from pipeline.chain.protocol_work import DATA
 from pipeline.chain.run import Session, Summary
 from pipeline.chain.stages import Stage, Work, stages
@@ -129,7 +129,7 @@ def _planned(
         raise ConfigError(
             f"protocols.{name}.profile={config.profile}: select made {', '.join(sorted(profiles))}"
         )
-    return Stage(f"protocol_{name}", VERSION, config, tuple(inputs), work), inputs
+    return Stage(f"{PROTOCOL}{name}", VERSION, config, tuple(inputs), work), inputs
 
 
 def _data(known: Mapping[str, Result]) -> dict[str, Result]:

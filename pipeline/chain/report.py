@@ -5,12 +5,16 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import storage
 from pipeline.curation.pilot import Pilot
 from pipeline.results import Result
 from pipeline.run_file import RunFile
 from pipeline.tracking_store import store_uri
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.collect import RunDescription
 
 REPORT = "report.html"
 
@@ -23,7 +27,18 @@ def write_report(run: RunFile, results: Mapping[str, Result], pilot: Pilot | Non
         results: Finished stages by name, in order.
         pilot: What the whole run would give, where this one was on a sample.
     """
-    from pipeline.evaluation.collect import RunDescription, write_run_report
+    from pipeline.evaluation.collect import write_run_report
+
+    uri = storage.join(run.output_dir, REPORT)
+    write_run_report(described(run, results, pilot), results, uri)
+    return uri
+
+
+def described(
+    run: RunFile, results: Mapping[str, Result], pilot: Pilot | None = None
+) -> "RunDescription":
+    """What the run file, the tracker and the machine know of a run and its folders do not."""
+    from pipeline.evaluation.collect import RunDescription
     from pipeline.training import spool
 
     stages = [name for name, _ in run.training_stages()]
@@ -33,16 +48,13 @@ def write_report(run: RunFile, results: Mapping[str, Result], pilot: Pilot | Non
         ("Machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"),
         ("MLflow", store_uri(run.execution.tracking, run.output_dir)),
     ]
-    description = RunDescription(
+    return RunDescription(
         title=run.name,
         subtitle=_subtitle(results) if pilot is None else "A pilot",
         facts=facts,
         pilot=pilot,
         records={name: spool.read(results[name].uri) for name in stages if name in results},
     )
-    uri = storage.join(run.output_dir, REPORT)
-    write_run_report(description, results, uri)
-    return uri
 
 
 def _subtitle(results: Mapping[str, Result]) -> str:

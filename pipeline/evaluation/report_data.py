@@ -17,6 +17,7 @@ SECTIONS = {
     "scores": "Does it draw what was asked?",
     "lines": "Curves",
     "sheets": "Pictures of what was measured",
+    "limits": "Known limits",
     "gallery": "Generated pictures and their nearest training pictures",
     "losses": "Training",
     "funnel": "From candidates to samples",
@@ -173,6 +174,16 @@ class Lines:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """Something that a model cannot do, or may not be able to do."""
+
+    about: str
+    told: str
+    """What was found, or how to find out."""
+    is_measured: bool
+
+
+@dataclass(frozen=True)
 class NamedConfusion:
     """A confusion matrix with a title."""
 
@@ -207,6 +218,7 @@ class ReportData:
     lines: list[Lines] = field(default_factory=list)
     sheets: list[Thumbnail] = field(default_factory=list)
     """Sheets of pictures, shown at their full width."""
+    limits: list[Limit] = field(default_factory=list)
     gallery: list[ShownPicture] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     pilot: Pilot | None = None

@@ -185,6 +185,16 @@ def sheets(data: ReportData) -> str:
     )
 
 
+def limits(data: ReportData) -> str:
+    """What is known not to work, and what nobody has measured yet."""
+    rows = "".join(
+        f"<tr><td>{escape(limit.about)}</td>"
+        f'<td class="{"" if limit.is_measured else "soft"}">{escape(limit.told)}</td></tr>'
+        for limit in data.limits
+    )
+    return f'<div class="scroll"><table class="limits">{rows}</table></div>'
+
+
 def losses(data: ReportData) -> str:
     """One small chart per trained stage."""
     charts = []

@@ -1,4 +1,4 @@
-"""open_clip's vision-transformer CLIPs into our ``ClipModel``; the only importer of open_clip.
+"""open_clip's CLIPs into our ``ClipModel``; the only importer of open_clip.
 
 Names of parameters are equal on both sides, so the bridge is the configuration: what our model
 cannot express is refused with the keys that say so. Importing open_clip costs about ten seconds.
@@ -13,12 +13,20 @@ import open_clip
 
 from pipeline import storage, weights_file
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.interop.open_clip_folder import CONVNEXT_SIZES, convnext_norm_eps
 from pipeline.models.clip import ClipModel
-from pipeline.models.config import ClipConfig, OpenClipConfig, TextTowerConfig, VisionTowerConfig
+from pipeline.models.config import (
+    ClipConfig,
+    ConvNextTowerConfig,
+    OpenClipConfig,
+    TextTowerConfig,
+    VisionTowerConfig,
+)
 from pipeline.results import StageOutput
 
 WEIGHTS = "weights.safetensors"
 _VISION = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size"}
+_CONVNEXT = {"image_size", "timm_model_name", "timm_proj", "timm_drop_path"}
 _TEXT = {"context_length", "vocab_size", "layers", "width", "heads", "mlp_ratio"}
 _TOP = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 
@@ -37,22 +45,17 @@ def clip_config(name: str) -> ClipConfig:
     if found is None:
         raise ConfigError(f"open_clip knows no model {name!r}; see open_clip.list_models()")
     vision, text = found["vision_cfg"], found["text_cfg"]
-    extra = _beyond(found, _TOP) + _beyond(vision, _VISION) + _beyond(text, _TEXT)
-    if extra or not isinstance(vision.get("layers"), int):
+    is_convnext = vision.get("timm_model_name") in CONVNEXT_SIZES
+    known = _CONVNEXT if is_convnext else _VISION
+    extra = _beyond(found, _TOP) + _beyond(vision, known) + _beyond(text, _TEXT)
+    if extra or not (is_convnext or isinstance(vision.get("layers"), int)):
         raise ConfigError(
-            f"{name} is no plain vision-transformer CLIP; beyond our model: "
+            f"{name} is no plain vision-transformer or ConvNeXt CLIP; beyond our model: "
             f"{', '.join(extra) or 'layers per stage'}"
         )
     return ClipConfig(
         embed_dim=found["embed_dim"],
-        vision=VisionTowerConfig(
-            image_px=vision.get("image_size", 224),
-            patch_px=vision.get("patch_size", 16),
-            width=vision.get("width", 768),
-            layers=vision["layers"],
-            heads=vision.get("width", 768) // vision.get("head_width", 64),
-            mlp_ratio=vision.get("mlp_ratio", 4.0),
-        ),
+        vision=_convnext(vision) if is_convnext else _transformer(vision),
         text=TextTowerConfig(
             width=text.get("width", 512),
             layers=text.get("layers", 12),
@@ -62,6 +65,31 @@ def clip_config(name: str) -> ClipConfig:
             vocab_size=text.get("vocab_size", 49408),
         ),
         quick_gelu=bool(found.get("quick_gelu", False)),
+    )
+
+
+def _transformer(vision: Mapping[str, Any]) -> VisionTowerConfig:
+    width = vision.get("width", 768)
+    return VisionTowerConfig(
+        image_px=vision.get("image_size", 224),
+        patch_px=vision.get("patch_size", 16),
+        width=width,
+        layers=vision["layers"],
+        heads=width // vision.get("head_width", 64),
+        mlp_ratio=vision.get("mlp_ratio", 4.0),
+    )
+
+
+def _convnext(vision: Mapping[str, Any]) -> ConvNextTowerConfig:
+    name = vision["timm_model_name"]
+    widths, depths = CONVNEXT_SIZES[name]
+    return ConvNextTowerConfig(
+        type="convnext",
+        image_px=vision.get("image_size", 224),
+        widths=widths,
+        depths=depths,
+        head=vision.get("timm_proj", "linear"),
+        norm_eps=convnext_norm_eps(name),
     )
 
 

@@ -1,4 +1,4 @@
-"""CLIP: a vision transformer and a causal text transformer with one joint embedding.
+"""CLIP: an image encoder and a causal text transformer with one joint embedding.
 
 The module tree and the names in its state dict are open_clip's ``CLIP``, so that weights pass
 both ways without renaming. Dimension names: ``batch``; ``token`` (caption positions, 77 at most);
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pipeline.models.config import ClipConfig, TextTowerConfig, VisionTowerConfig
+from pipeline.models.convnext import ConvNextTower
 from pipeline.models.layers import LayerNorm32
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -146,7 +147,7 @@ class ClipModel(nn.Module):
         activation = QuickGELU if config.quick_gelu else nn.GELU
         width = config.text.width
         self.config = config
-        self.visual = VisionTransformer(config.vision, config.embed_dim, activation)
+        self.visual = _image_encoder(config, activation)
         self.transformer = Transformer(config.text, activation)
         self.token_embedding = nn.Embedding(config.text.vocab_size, width)
         self.positional_embedding = nn.Parameter(
@@ -197,3 +198,9 @@ class ClipModel(nn.Module):
         with torch.no_grad():
             self.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         return self.logit_scale.exp()
+
+
+def _image_encoder(config: ClipConfig, activation: type[nn.Module]) -> nn.Module:
+    if isinstance(config.vision, VisionTowerConfig):
+        return VisionTransformer(config.vision, config.embed_dim, activation)
+    return ConvNextTower(config.vision, config.embed_dim)

@@ -5,7 +5,7 @@ A configuration and a state dict together are a model: both lie in a weights fil
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from pipeline.config import StrictModel
 
@@ -47,6 +47,53 @@ class VisionTowerConfig(StrictModel):
         return self
 
 
+class ConvNextTowerConfig(StrictModel):
+    """CLIP's image encoder: a convolutional network (ConvNeXt)."""
+
+    type: Literal["convnext"]
+    image_px: int = Field(ge=1)
+    """Side of the pictures it reads, pixels."""
+    patch_px: int = Field(default=4, ge=1)
+    """Side of one patch of the first layer, pixels."""
+    widths: tuple[int, ...] = Field(min_length=1)
+    """Channels of every stage; each stage after the first halves rows and columns."""
+    depths: tuple[int, ...] = Field(min_length=1)
+    """Blocks of every stage."""
+    head: Literal["linear", "mlp"] = "linear"
+    """What ends in the joint embedding: one matrix, or a feed-forward of twice its size."""
+    norm_eps: float = Field(default=1e-6, gt=0)
+    layer_scale: float = Field(default=1e-6, gt=0)
+    """What every block's branch is multiplied by at first; small towers learn faster from 1."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ConvNextTowerConfig":
+        if len(self.widths) != len(self.depths) or min(*self.widths, *self.depths) < 1:
+            raise ValueError(
+                f"widths={list(self.widths)} and depths={list(self.depths)}: every stage has one "
+                "number of each, at least 1"
+            )
+        smallest = self.patch_px * 2 ** (len(self.widths) - 1)
+        if self.image_px % smallest:
+            raise ValueError(
+                f"image_px={self.image_px} is not a multiple of {smallest}: patch_px="
+                f"{self.patch_px}, halved {len(self.widths) - 1} times"
+            )
+        return self
+
+
+def _tower(value: object) -> str:
+    """A vision transformer needs no ``type``: CLIP had no other image encoder at first."""
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return VisionTowerConfig.__name__ if kind is None else ConvNextTowerConfig.__name__
+
+
+TowerConfig = Annotated[
+    Annotated[VisionTowerConfig, Tag(VisionTowerConfig.__name__)]
+    | Annotated[ConvNextTowerConfig, Tag(ConvNextTowerConfig.__name__)],
+    Discriminator(_tower),
+]
+
+
 class TextTowerConfig(StrictModel):
     """CLIP's text encoder: a causal transformer."""
 
@@ -64,11 +111,11 @@ class TextTowerConfig(StrictModel):
 
 
 class ClipConfig(StrictModel):
-    """CLIP with a vision transformer, in open_clip's layout."""
+    """CLIP in open_clip's layout; its image encoder is a vision transformer or a ConvNeXt."""
 
     embed_dim: int = Field(ge=1)
     """Dimensions of the joint embedding; export needs ``text.width == embed_dim``."""
-    vision: VisionTowerConfig
+    vision: TowerConfig
     text: TextTowerConfig
     quick_gelu: bool = False
     """x·sigmoid(1.702 x) instead of the exact GELU: OpenAI's released weights use it."""
@@ -79,7 +126,7 @@ class OpenClipConfig(StrictModel):
 
     model: str = Field(min_length=1)
     """Architecture as open_clip lists it: ``ViT-B-32``, ``ViT-L-14-quickgelu`` (OpenAI's weights);
-    any plain vision-transformer CLIP."""
+    any plain vision-transformer or ConvNeXt CLIP."""
     weights_path: str = Field(min_length=1)
     """A local checkpoint; its bytes, not its place, are what counts. Nothing is downloaded."""
 

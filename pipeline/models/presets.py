@@ -22,6 +22,7 @@ from pipeline.models.config import (
     UpsamplerConfig,
     VisionTowerConfig,
 )
+from pipeline.models.convnext import ConvNextBlock
 from pipeline.models.decoder import Decoder
 from pipeline.models.layers import CausalBlock
 from pipeline.models.prior import DiffusionPrior
@@ -74,7 +75,7 @@ DEMO_UPSAMPLER_64_256 = UpsamplerConfig(
     ),
 )
 
-BLOCKS: tuple[type[nn.Module], ...] = (ResidualAttentionBlock, CausalBlock, Stage)
+BLOCKS: tuple[type[nn.Module], ...] = (ResidualAttentionBlock, ConvNextBlock, CausalBlock, Stage)
 """Repeated blocks of all networks: what activation checkpointing computes again."""
 
 

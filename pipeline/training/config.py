@@ -29,6 +29,9 @@ class ClipTaskConfig(StrictModel):
     loss: Literal["softmax", "explicit_negatives"] = "softmax"
     """Symmetric cross-entropy (Radford et al. 2021), or the form that also asks each wrong pair to
     be improbable by itself: -log p_ii - Σ log(1 - p_ij)."""
+    min_crop_share: float = Field(default=1.0, gt=0, le=1, exclude_if=lambda value: value == 1.0)
+    """Least share of a picture's area that is shown: a square at a random place, scaled to the
+    whole (open_clip: 0.9); 1 shows all of every picture."""
 
 
 class PriorTaskConfig(StrictModel):

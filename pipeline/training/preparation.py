@@ -55,6 +55,26 @@ def crop(
     return image[top : top + size, left : left + size]
 
 
+def random_square(
+    image: UInt8[np.ndarray, " side side 3"], rng: np.random.Generator, min_share: float
+) -> UInt8[np.ndarray, " side side 3"]:
+    """A random square of the picture, scaled to the picture's own side.
+
+    The only augmentation of Radford et al. 2021 §2.4, with the scaling of open_clip's training.
+
+    Args:
+        image: The picture.
+        rng: Decides size and place.
+        min_share: Least share of the area, above 0; the share is drawn evenly up to 1.
+    """
+    whole = len(image)
+    side = whole * rng.uniform(min_share, 1) ** 0.5
+    left, top = rng.uniform(0, whole - side, size=2)
+    box = (left, top, left + side, top + side)
+    scaled = Image.fromarray(image).resize((whole, whole), Image.Resampling.BICUBIC, box)
+    return np.asarray(scaled)
+
+
 @dataclass(frozen=True)
 class DrawnCaption:
     """One caption of a sample, as a task reads it."""

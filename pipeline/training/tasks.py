@@ -59,6 +59,7 @@ from pipeline.training.preparation import (
     drawn_caption,
     embedding,
     picture,
+    random_square,
     shrunk,
     text_arrays,
 )
@@ -132,6 +133,8 @@ class ClipTask:
         """One picture and one of its captions."""
         tokens = drawn_caption(sample, rng, drop_prob=0.0).tokens
         image = shrunk(picture(sample), self.config.model.vision.image_px)
+        if self.config.min_crop_share < 1:
+            image = random_square(image, rng, self.config.min_crop_share)
         return {"image": channels_first(image), "text_tokens": tokens}
 
     def loss(self, model: nn.Module, batch: Batch) -> Losses:

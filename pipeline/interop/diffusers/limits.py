@@ -15,6 +15,7 @@ from pipeline.models.config import (
     PriorConfig,
     UNetConfig,
     UpsamplerConfig,
+    VisionTowerConfig,
 )
 
 OWN_TEXT = "the pipeline gives captions to the frozen CLIP alone; train with text: {type: clip}"
@@ -73,6 +74,11 @@ class Exportable:
 
 
 def _clip(config: ClipConfig) -> Iterator[str]:
+    if not isinstance(config.vision, VisionTowerConfig):
+        yield (
+            f"clip.task.model.vision.type={config.vision.type}: the pipeline's image encoder is a "
+            "vision transformer; train a CLIP with one"
+        )
     if config.text.width != config.embed_dim:
         yield (
             f"clip.task.model.text.width={config.text.width}: the pipeline has one size for text "

@@ -8,7 +8,13 @@ from collections.abc import Iterator
 
 from pipeline.interop.pairs import AS_ROW, TRANSPOSED, Table, Theirs, at, in_turns
 from pipeline.interop.unet_places import Place, places
-from pipeline.models.config import ClipConfig, DecoderConfig, PriorConfig, UNetConfig
+from pipeline.models.config import (
+    ClipConfig,
+    DecoderConfig,
+    PriorConfig,
+    UNetConfig,
+    VisionTowerConfig,
+)
 
 _RES_BLOCK = {
     "norm_1": "norm1",
@@ -111,6 +117,7 @@ def _stage(path: str, block: str, attention: str | None) -> dict[str, Theirs]:
 
 def clip_table(config: ClipConfig) -> Table:
     """``CLIPTextModelWithProjection`` and ``CLIPVisionModelWithProjection``, no temperature."""
+    assert isinstance(config.vision, VisionTowerConfig)  # others are refused before
     text, vision = f"{TEXT_ENCODER}.text_model", f"{IMAGE_ENCODER}.vision_model"
     table = {
         "token_embedding": at(f"{text}.embeddings.token_embedding"),

@@ -184,6 +184,7 @@ def text_encoder_json(config: ClipConfig) -> Json:
 
 def image_encoder_json(config: ClipConfig) -> Json:
     """``CLIPVisionModelWithProjection``."""
+    assert isinstance(config.vision, VisionTowerConfig)  # others are refused before
     return {
         "architectures": ["CLIPVisionModelWithProjection"],
         "model_type": "clip_vision_model",

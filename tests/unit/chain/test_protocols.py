@@ -7,7 +7,7 @@ import pytest
 
 from jobs import command, evaluate
 from pipeline import results, storage
-from pipeline.chain import protocol_report, protocols
+from pipeline.chain import model_page, protocol_report, protocols
 from pipeline.chain.plan import check_output_dir, recorded
 from pipeline.errors import ConfigError, QualityError
 from pipeline.evaluation import tasks
@@ -124,7 +124,7 @@ def test_all_protocols_measure_and_a_second_call_does_nothing(run):
     assert changed["reconstruction"]["reconstruction_psnr_db"]["num"] == 8
     assert table["trainings"]["linear_prior"]["cpu_s"] >= 0
     report = Path(line["report_path"]).read_text()
-    for text in ("Cosine to z_img", "z_txt", "data:image/png", "inversion", "interpolations"):
+    for text in ("cosine to z_img", "z_txt", "data:image/png", "inversion", "interpolations"):
         assert text in report
     done = {
         path: path.stat().st_mtime_ns
@@ -188,6 +188,33 @@ def test_bounds_of_what_was_measured_are_gates(run, capsys):
     with pytest.raises(QualityError, match="decoder_loss_as_is"):
         command._stop_at_failed_gates(line)
     assert json.loads(capsys.readouterr().out)["failed_gates"] == [told]
+
+
+def test_the_page_of_the_model_shows_what_was_measured_on_it_and_names_the_rest(run):
+    with pytest.raises(ConfigError, match="holds nothing that was measured"):
+        model_page.write_model_page(run, [], is_tracked=False)
+    protocols.run_protocols(run, ["decoder", "memorisation"], said())
+    bounds = run.protocols.model_copy(update={"gates": {"decoder_loss_as_is": 1e9}})
+    strict = run.model_copy(update={"protocols": bounds})
+    line = model_page.write_model_page(strict, ["run/card.html"], is_tracked=False)
+    assert line["protocols"] == ["decoder", "memorisation"]
+    page = Path(line["model_page"]).read_text()
+    for text in (
+        "Decoder conditions",
+        "Memorisation",
+        "Known limits",
+        line["failed_gates"][0],
+        "run/card.html",
+        "not measured: python -m jobs.evaluate --protocol probes",
+        "data:image/png",
+    ):
+        assert text in page
+    # What was measured on another decoder says nothing about this one.
+    index = results.read_index(run.output_dir)
+    other = tiny_stack.make_stack(Path(run.output_dir).parent / "again", seed=5)["decoder"]
+    index["stages"]["decoder"] = "../again/" + other.uri.rpartition("/again/")[2]
+    storage.write_json(storage.join(run.output_dir, results.INDEX), index)
+    assert list(model_page.finished_protocols(run.output_dir, recorded(run))) == ["memorisation"]
 
 
 def test_a_preview_names_the_trainings_and_writes_nothing(run):

@@ -257,6 +257,15 @@ def test_what_cannot_be_expressed_is_refused_and_nothing_is_written(tmp_path, ta
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_a_convolutional_clip_is_refused(run_uri):
+    files = read_stack(RunStages.read(run_uri))
+    vision = {"type": "convnext", "image_px": 16, "widths": [8, 16], "depths": [1, 1]}
+    model = {**files.clip.config["task"]["model"], "vision": vision}
+    clip = replace(files.clip, config={**files.clip.config, "task": {"model": model}})
+    with pytest.raises(ConfigError, match=r"vision\.type=convnext: .* is a vision transformer"):
+        Exportable.of(replace(files, clip=clip))
+
+
 def test_a_clip_of_two_sizes_and_a_prior_of_another_kind_are_refused(run_uri):
     files = read_stack(RunStages.read(run_uri))
     wider = {**files.clip.config["task"]["model"], "embed_dim": DIM + 1}

@@ -120,6 +120,56 @@ def test_published_architectures_have_their_dimensions(bridge):
     assert bridge.clip_config("ViT-L-14-quickgelu").quick_gelu
 
 
+@pytest.mark.parametrize(
+    ("name", "widest", "head", "norm_eps"),
+    [
+        ("convnext_base_w", 1024, "linear", 1e-6),
+        ("convnext_large_d", 1536, "mlp", 1e-6),
+        ("convnext_xxlarge", 3072, "linear", 1e-5),
+    ],
+)
+def test_published_convolutional_clips_are_known(bridge, name, widest, head, norm_eps):
+    vision = bridge.clip_config(name).vision
+    assert (vision.widths[-1], vision.head, vision.norm_eps) == (widest, head, norm_eps)
+
+
+@pytest.mark.parametrize("proj", ["linear", "mlp"])
+def test_a_convolutional_clip_comes_and_goes_unchanged(bridge, tmp_path, proj):
+    from pipeline.generation.weights import read_published
+    from pipeline.interop import open_clip_folder
+    from pipeline.models.config import OpenClipConfig
+    from tests.synthetic import publish
+
+    name = f"tiny-convnext-{proj}"
+    vision = {"timm_model_name": "convnext_tiny", "timm_pool": "", "timm_proj": proj}
+    bridge.open_clip.factory._MODEL_CONFIGS[name] = {
+        "embed_dim": 16,
+        "vision_cfg": vision | {"timm_drop_path": 0.1, "image_size": 64},
+        "text_cfg": {"width": 16, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(0)
+    model = bridge.open_clip.create_model(name).eval()
+    for parameter in model.visual.parameters():  # their layer scale of 1e-6 hides every block
+        torch.nn.init.normal_(parameter, std=0.05)
+    torch.save(model.state_dict(), tmp_path / "clip.pt")
+    ours = bridge.load_open_clip(name, tmp_path / "clip.pt").eval()
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    normalised = (images * 0.5 + 0.5 - ours.mean) / ours.std
+    with torch.no_grad():
+        theirs = model.encode_image(normalised)
+        torch.testing.assert_close(ours.encode_image(images), theirs, atol=1e-5, rtol=1e-5)
+    assert theirs.std() > 1e-3
+
+    config = OpenClipConfig(model=name, weights_path=str(tmp_path / "clip.pt"))
+    output = bridge.import_stage(config, str(tmp_path / "stage"), lambda found: None)
+    publish(str(tmp_path / "stage"), "clip", output.content)
+    found = read_published(str(tmp_path / "stage"), "clip")
+    open_clip_folder.export(found, str(tmp_path / "folder"))
+    again = bridge.open_clip.create_model(f"local-dir:{tmp_path / 'folder'}").eval()
+    with torch.no_grad():
+        assert torch.equal(again.encode_image(normalised), theirs)
+
+
 @pytest.mark.parametrize("name", ["RN50", "coca_ViT-B-32", "ViT-B-16-SigLIP", "no-such-model"])
 def test_architectures_beyond_ours_are_refused(bridge, name):
     with pytest.raises(ConfigError):

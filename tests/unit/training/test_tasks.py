@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import weights_file
 from pipeline.diffusion.config import BlurConfig, DiffusionConfig
@@ -27,6 +29,7 @@ from pipeline.training.config import (
     UpsamplerTaskConfig,
 )
 from pipeline.training.inputs import TaskInputs, statistics
+from pipeline.training.preparation import random_square
 from pipeline.training.tasks import build_task
 
 CLIP = ClipConfig(
@@ -191,6 +194,29 @@ def test_conditions_are_dropped_at_their_rates(inputs):
     assert z_img == pytest.approx(0.1, abs=0.05)
     captions, _ = drop_rates(build_task(configs()["prior"], inputs))
     assert captions == pytest.approx(0.1, abs=0.05)
+
+
+@given(st.floats(0.3, 1.0), st.integers(0, 2**32 - 1))
+def test_a_random_square_is_a_part_of_the_picture_and_fills_its_side(min_share, seed):
+    ramp = np.arange(32, dtype=np.uint8) * 8
+    image = np.stack([np.tile(ramp, (32, 1)), np.tile(ramp[:, None], (1, 32))] * 2, axis=2)[..., :3]
+    square = random_square(image, np.random.default_rng(seed), min_share)
+    assert square.shape == image.shape
+    across, down = square[16, :, 0].astype(float), square[:, 16, 1].astype(float)
+    side = [(line[27] - line[4]) / (23 * 8) for line in (across, down)]  # share of the side shown
+    assert side[0] == pytest.approx(side[1], abs=0.02)
+    assert min_share**0.5 - 0.02 <= side[0] <= 1.02
+
+
+def test_clip_sees_whole_pictures_unless_told(inputs):
+    whole, cut = (
+        build_task(ClipTaskConfig(type="clip", model=CLIP, min_crop_share=share), inputs)
+        for share in (1.0, 0.5)
+    )
+    shown = [task.prepare(sample(1), generator(0, "train", 1))["image"] for task in (whole, cut)]
+    assert np.array_equal(shown[0], sample(1).image.transpose(2, 0, 1))
+    assert not np.array_equal(*shown)
+    assert "min_crop_share" not in whole.config.model_dump()
 
 
 def test_captions_of_a_sample_are_drawn_evenly(inputs):
