@@ -54,9 +54,9 @@ def read_result(uri: str) -> Result | None:
         return None
     content = storage.read_bytes(path)
     manifest = storage.read_json(path)
-    if manifest["schema_version"] != SCHEMA_VERSION:
+    if manifest.get("schema_version") != SCHEMA_VERSION:
         raise DataError(
-            f"{path}: schema_version={manifest['schema_version']}, this version reads "
+            f"{path}: schema_version={manifest.get('schema_version')}, this version reads "
             f"{SCHEMA_VERSION}; go on with the version that wrote it, or in another output_dir"
         )
     return Result(manifest["stage"], uri, manifest, hashlib.sha256(content).hexdigest())
