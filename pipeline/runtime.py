@@ -59,9 +59,9 @@ class RayConfig(StrictModel):
     allow_open_cluster: bool = False
     """Work on a cluster beyond this machine that asks for no token: anybody who reaches it may run
     anything on it."""
-    stall_s: float = Field(default=86_400.0, gt=0)
-    """Seconds without any ended task or row after which a Ray Data graph counts as hanging; more
-    than a partition takes, and one of the crawl may take ``host_deadline_s`` and a little more."""
+    stall_s: float = Field(default=45_000.0, gt=0)
+    """Seconds without any ended task after which a Ray Data graph counts as hanging: more than a
+    partition takes, which in a crawl may be ``host_deadline_s`` (43,200) and a little more."""
 
 
 def prepare_environment() -> None:
