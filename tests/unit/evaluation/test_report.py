@@ -1,7 +1,6 @@
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
@@ -21,6 +20,7 @@ from pipeline.evaluation.report_data import (
     Duplicates,
     Funnel,
     Headline,
+    Limit,
     Lines,
     NamedConfusion,
     Neighbour,
@@ -33,6 +33,7 @@ from pipeline.evaluation.report_data import (
     StageCost,
     Thumbnail,
 )
+from tests.well_formed import checked
 
 QUERIES = QueryYields(
     facts={
@@ -56,7 +57,6 @@ QUERIES = QueryYields(
         QueryCount("star", "0-<list>", 3, 3, 3, None),
     ],
 )
-VOID = {"meta", "img", "line", "circle", "polyline", "br"}
 
 
 def jpeg():
@@ -106,6 +106,10 @@ def data():
             )
         ],
         sheets=[Thumbnail(image, "inverted <sheet>")],
+        limits=[
+            Limit("what is <near>", "measured; see above", is_measured=True),
+            Limit("what binds", "not measured: python -m jobs.evaluate", is_measured=False),
+        ],
         gallery=[
             ShownPicture(image, 'a "red" circle', "red", True, [Neighbour(image, 0.987)]),
             ShownPicture(image, "<script>alert(1)</script>", "none", False),
@@ -124,37 +128,6 @@ def data():
         ),
         costs=[StageCost("train_prior", 95.0, 3 << 30), StageCost("embed", 2.0, None, "skipped")],
     )
-
-
-class Checker(HTMLParser):
-    """Every opened element is closed, in order; collects what is referred to."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.tags, self.links, self.ids, self.sources = [], set(), [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        values = dict(attrs)
-        self.tags.add(tag)
-        self.ids += [values["id"]] if "id" in values else []
-        self.links += [values["href"]] if tag == "a" else []
-        self.sources += [values["src"]] if "src" in values else []
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.add(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def checked(text):
-    checker = Checker()
-    checker.feed(text)
-    checker.close()
-    assert checker.open == []
-    return checker
 
 
 def test_the_report_is_one_well_formed_file_without_scripts_or_outside_references(data):
@@ -194,6 +167,8 @@ def test_everything_that_was_given_is_shown_and_escaped(data):
         "3 GiB",
         "skipped",
         "1,024 samples",
+        "what is &lt;near&gt;",
+        '<td class="soft">not measured: python -m jobs.evaluate</td>',
     ):
         assert expected in text, expected
 

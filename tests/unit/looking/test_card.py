@@ -19,7 +19,7 @@ from pipeline.looking.scores import Scored
 from pipeline.looking.tally import BALANCED, IN_SHARDS, tally
 from pipeline.run_file import RunFile
 from pipeline.shards.writer import publish_table
-from tests.unit.looking.well_formed import checked
+from tests.well_formed import checked
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pipeline.looking import answer, html, sheet, sheet_page
 from pipeline.looking.asked import Asked, Band, Near
 from pipeline.looking.scores import Scored
 from tests.looked_run import HOSTILE
-from tests.unit.looking.well_formed import checked
+from tests.well_formed import checked
 
 
 def look(looked, **asked):

@@ -14,7 +14,7 @@ from pipeline.planning.data import EMBEDDING_EXTRA_BYTES, reading, stored, view_
 from pipeline.planning.offers import Offer, offer
 from pipeline.planning.trainings import trainings
 from pipeline.run_file import RunFile
-from tests.unit.looking.well_formed import Checker
+from tests.well_formed import Checker
 
 CONFIGS = Path(__file__).resolve().parents[3] / "jobs/configs"
 H100 = Offer(GPUS["h100"], 2.5)
