@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.credentials import SUBMISSION, refuse_in_submission
 from pipeline.errors import (
     EXIT_OK,
     EXIT_PARTIAL,
@@ -176,6 +177,7 @@ def _guarded(options: argparse.Namespace, work: Callable[[], int]) -> int:
     prepare_environment()
     try:
         with interruptible():
+            refuse_in_submission(os.environ)
             _with_pilot(options)
             _stop_if_refused_before(options)
             return work()
@@ -267,7 +269,7 @@ def _say(text: str) -> None:
 
 def submitted() -> bool:
     """Whether this process was started by ``ray job submit``."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return SUBMISSION in os.environ
 
 
 def _raw_request(options: argparse.Namespace) -> dict[str, Any]:

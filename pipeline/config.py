@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.credentials import refuse_in_run_file
 from pipeline.errors import ConfigError
 
 MAX_RUN_FILE_BYTES = 1_000_000
@@ -56,10 +57,15 @@ def checked(model: type[Model], values: Mapping[str, Any], source: str) -> Model
 
 
 def raw_values(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The run file's mapping after the overrides, before anything is checked."""
+    """The run file's mapping after the overrides; nothing is checked but that it tells no secret.
+
+    Raises:
+        ConfigError: It cannot be read, or an address holds a user's name.
+    """
     values = read_yaml(path)
     for override in overrides:
         _apply_override(values, override)
+    refuse_in_run_file(values, str(path))
     return values
 
 

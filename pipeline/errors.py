@@ -7,6 +7,7 @@ PipelineError
 ├── QualityError      a configured quality gate failed (exit 3)
 ├── StorageError      a store is full or unreachable; nothing is half-written (exit 75)
 ├── BusyError         another run holds the folder, or the machine is too busy (exit 75)
+├── StalledError      a worker hangs; all that was done is kept (exit 75)
 └── PreemptedError    asked to stop; all that was done is kept (exit 75)
 
 A message states the value, the rule, the numbers in it and the remedy. A bad *sample* is no
@@ -54,6 +55,12 @@ class StorageError(PipelineError):
 
 class BusyError(PipelineError):
     """Another live run holds the output folder, or the machine is too busy to start Ray."""
+
+    exit_code = EXIT_LATER
+
+
+class StalledError(PipelineError):
+    """No task ended for too long; the same command goes on with what is missing."""
 
     exit_code = EXIT_LATER
 

@@ -2,10 +2,13 @@
 
 No decision is made by comparing clocks of two hosts. Whoever finds a lease watches its count for
 a while by a clock of its own; a count that stands still belongs to a dead run and is taken over
-with a higher token. On a store that keeps its conditions (``If-None-Match``, ``If-Match``) one of
-several gets it; elsewhere a lost race costs work, not data: outputs are content-identical anyway.
+with a higher token. Of several that find the same, one takes it: in a folder they come one after
+the other, on a store by its conditions (``If-None-Match``, ``If-Match``). Where a store keeps none,
+a lost race costs work, not data: outputs are content-identical.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -13,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -34,17 +37,19 @@ def hold(output_dir: str, watch_s: float = WATCH_S) -> Iterator[None]:
         BusyError: A live run holds it.
     """
     uri = storage.join(output_dir, LEASE)
-    token, version = _token_after(uri, watch_s)
-    owner = uuid.uuid4().hex
+    found = _left(uri, watch_s)
+    owner, token = uuid.uuid4().hex, int(found.get("token", 0)) + 1
     stop = threading.Event()
-    try:
-        version = _write(uri, owner, token, 0, version)
-    except FileExistsError as error:
-        raise BusyError(
-            f"{uri}: another run has just begun to write here; wait for it or choose another "
-            "output_dir"
-        ) from error
-    storage.remove_temporary(output_dir, below=False)  # of a holder that was killed
+    with _one_after_the_other(output_dir):
+        version = _refuse_if_it_lives(uri, found)
+        try:
+            version = _write(uri, owner, token, 0, version)
+        except FileExistsError as error:
+            raise BusyError(
+                f"{uri}: another run has just begun to write here; wait for it or choose another "
+                "output_dir"
+            ) from error
+        storage.remove_temporary(output_dir, below=False)  # of a holder that was killed
     beat = (uri, owner, token, version, stop)
     thread = threading.Thread(target=_beat, args=beat, daemon=True)
     thread.start()
@@ -53,7 +58,7 @@ def hold(output_dir: str, watch_s: float = WATCH_S) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        with suppress(StorageError):  # of a store that is away; it is found dead later
+        with contextlib.suppress(StorageError):  # of a store that is away; it is found dead later
             if _read(uri)[0].get("owner") == owner:
                 storage.remove_file(uri)
 
@@ -69,24 +74,47 @@ def holder(output_dir: str) -> str | None:
     return f"process {found['pid']} on {found['host']}, beat {found['beat']}"
 
 
-def _token_after(uri: str, watch_s: float) -> tuple[int, str | None]:
-    """The next token, and the version of the dead run's lease that it stands over."""
-    found, version = _read(uri)
-    if not found:
-        return 1, version
-    if not _died_here(found):
+def _left(uri: str, watch_s: float) -> dict[str, Any]:
+    """The lease that a dead run has left; empty where there is none.
+
+    Raises:
+        BusyError: Its holder lives.
+    """
+    found, _ = _read(uri)
+    if found and not _died_here(found):
         deadline = time.monotonic() + watch_s
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and _read(uri)[0]:
             time.sleep(min(1.0, watch_s / 4))
-            now, version = _read(uri)
-            if not now:
-                return int(found["token"]) + 1, version
-            if (now["owner"], now["beat"]) != (found["owner"], found["beat"]):
-                raise BusyError(
-                    f"{uri}: process {now['pid']} on {now['host']} is writing here; "
-                    "wait for it or choose another output_dir"
-                )
-    return int(found["token"]) + 1, version
+            _refuse_if_it_lives(uri, found)
+    return found
+
+
+def _refuse_if_it_lives(uri: str, found: dict[str, Any]) -> str | None:
+    """Refuse a lease that was written since it was found; returns the version that is there."""
+    now, version = _read(uri)
+    if now and (now["owner"], now["beat"]) != (found.get("owner"), found.get("beat")):
+        raise BusyError(
+            f"{uri}: process {now['pid']} on {now['host']} is writing here; "
+            "wait for it or choose another output_dir"
+        )
+    return version
+
+
+@contextmanager
+def _one_after_the_other(output_dir: str) -> Iterator[None]:
+    """Nobody else is in this block for the same folder, where its file system has locks."""
+    if not storage.is_local(output_dir):
+        yield
+        return
+    folder = storage.local_path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _died_here(lease: dict[str, Any]) -> bool:

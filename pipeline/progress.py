@@ -112,9 +112,12 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[Bar]:
-        """A bar that is closed when the block ends."""
+        """A bar that is closed when the block ends; what fails in the block names it."""
         bar = Bar(name, total, unit, self._stream)
         try:
             yield bar
+        except Exception as error:
+            error.add_note(f"in {name}")
+            raise
         finally:
             bar.close()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.failpoints import failpoint
 
 INDEX = "run.json"
@@ -44,12 +44,21 @@ def place(output_dir: str, stage: str, identity: str) -> str:
 
 
 def read_result(uri: str) -> Result | None:
-    """The finished result in a folder, or None where the manifest is not there yet."""
+    """The finished result in a folder, or None where the manifest is not there yet.
+
+    Raises:
+        DataError: A version of this project wrote it that this one cannot read.
+    """
     path = storage.join(uri, MANIFEST)
     if not storage.exists(path):
         return None
     content = storage.read_bytes(path)
     manifest = storage.read_json(path)
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(
+            f"{path}: schema_version={manifest.get('schema_version')}, this version reads "
+            f"{SCHEMA_VERSION}; go on with the version that wrote it, or in another output_dir"
+        )
     return Result(manifest["stage"], uri, manifest, hashlib.sha256(content).hexdigest())
 
 

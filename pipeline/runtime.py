@@ -18,10 +18,11 @@ from types import FrameType
 from typing import Any
 
 import psutil
+from pydantic import Field
 
 from pipeline.cluster_guard import refuse_open_cluster
 from pipeline.config import StrictModel
-from pipeline.errors import BusyError, ConfigError
+from pipeline.errors import BusyError, ConfigError, StalledError
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -58,6 +59,9 @@ class RayConfig(StrictModel):
     allow_open_cluster: bool = False
     """Work on a cluster beyond this machine that asks for no token: anybody who reaches it may run
     anything on it."""
+    stall_s: float = Field(default=45_000.0, gt=0)
+    """Seconds without any ended task after which a Ray Data graph counts as hanging: more than a
+    partition takes, which in a crawl may be ``host_deadline_s`` (43,200) and a little more."""
 
 
 def prepare_environment() -> None:
@@ -81,8 +85,10 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     Raises:
         ConfigError: The cluster answers without a token, and the run file does not allow that.
         BusyError: The machine is too busy to start Ray.
+        StalledError: No task of the block's Ray Data graph ended for ``stall_s``.
     """
     import ray
+    from ray.data.exceptions import ExecutionTimeoutError
 
     submitted = "RAY_ADDRESS" in os.environ or "RAY_JOB_ID" in os.environ
     # Unix socket paths end at 107 bytes, so the folder's name is short.
@@ -102,8 +108,10 @@ def ray_session(config: RayConfig) -> Iterator[None]:
             refuse_open_cluster(ray.get_runtime_context().gcs_address, config.allow_open_cluster)
         # Ray's C++ put its own SIGTERM handler over Python's: put that back.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-        _quiet_ray_data()
+        _set_up_ray_data(config.stall_s)
         yield
+    except ExecutionTimeoutError as error:
+        raise StalledError(_stalled(error, config.stall_s)) from error
     finally:
         children = [] if submitted else psutil.Process().children(recursive=True)
         ray.shutdown()
@@ -145,10 +153,20 @@ def _short_temporary_folder() -> str:
     return folder if len(folder) <= 40 else "/tmp"
 
 
-def _quiet_ray_data() -> None:
+def _stalled(error: Exception, stall_s: float) -> str:
+    running = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
+    where = ", ".join([*getattr(error, "__notes__", []), *running])
+    return (
+        f"no task ended for {stall_s:g} s ({where}): a worker hangs, or needs longer "
+        "(execution.ray.stall_s); the same command goes on with what is missing"
+    )
+
+
+def _set_up_ray_data(stall_s: float) -> None:
     import ray.data
 
     context = ray.data.DataContext.get_current()
+    context.execution_no_progress_timeout_s = stall_s
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.verbose_progress = False

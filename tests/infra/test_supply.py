@@ -1,6 +1,9 @@
 """What is shipped: small enough to submit, from versions without the holes that are known."""
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 import zipfile
 
@@ -42,3 +45,48 @@ def test_known_holes_are_below_the_floor_and_the_lock(package):
     text = (INFRA / "docker/requirements.lock").read_text()
     locked = re.search(rf"^{package}==(\S+)", text, re.MULTILINE).group(1)
     assert Version(locked) > Version(version), hole
+
+
+def test_the_bill_of_materials_is_the_lock(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(INFRA / "docker/materials.py")], capture_output=True, check=True
+    )
+    bill = json.loads(done.stdout)
+    text = (INFRA / "docker/requirements.lock").read_text()
+    pins = re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    components = bill["components"]
+    assert [(each["name"], each["version"]) for each in components] == pins
+    assert len({each["purl"] for each in components}) == len(pins) > 200
+    hashes = [found["content"] for each in components for found in each["hashes"]]
+    assert hashes == re.findall(r"--hash=sha256:([0-9a-f]{64})", text)
+    torch = next(each for each in components if each["name"] == "torch")
+    assert torch["purl"].startswith("pkg:pypi/torch@2.")
+
+
+@pytest.mark.slow
+def test_importing_everything_contacts_nobody():
+    """Every module of ours, with all that it imports, where whoever opens a connection fails."""
+    code = """
+import importlib, pkgutil, sys
+from pipeline.runtime import prepare_environment
+prepare_environment()
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
+        raise SystemExit(f"{event} {arguments[1:]}")
+sys.addaudithook(watch)
+import jobs, pipeline
+num = 0
+for package in (pipeline, jobs):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if module.name != "pipeline.interop.diffusers.load":  # copied, never imported here
+            importlib.import_module(module.name)
+            num += 1
+import img2dataset, mlflow, open_clip, ray.data, ray.serve, ray.train, torch, webdataset
+print(num)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.splitlines()[-1]) > 150

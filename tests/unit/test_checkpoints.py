@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from pipeline import checkpoints, weights_file
-from pipeline.errors import CheckpointError
+from pipeline import checkpoints, results, weights_file
+from pipeline.errors import CheckpointError, DataError
 
 
 def state(value: float) -> checkpoints.State:
@@ -47,6 +47,18 @@ def test_only_the_last_ones_are_kept(tmp_path):
     checkpoints.keep_last(str(tmp_path), 2)
     assert checkpoints.completed(str(tmp_path)) == saved[2:]
     assert not Path(saved[0]).exists()
+
+
+def test_files_of_another_version_are_refused_with_it(tmp_path):
+    uri = checkpoints.save(str(tmp_path / "checkpoints"), state(1.0), 8)
+    given = {"stage": "clip", "identity": "x", "config": {}, "inputs": {}, "content": {}}
+    results.publish_result(str(tmp_path / "clip"), **given, circumstance={})
+    for manifest in (Path(uri, "manifest.json"), tmp_path / "clip" / "manifest.json"):
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 2}))
+    with pytest.raises(CheckpointError, match="schema_version=2, this version reads 1"):
+        checkpoints.load(uri, state(0.0))
+    with pytest.raises(DataError, match="schema_version=2, this version reads 1"):
+        results.read_result(str(tmp_path / "clip"))
 
 
 class Bomb:

@@ -107,9 +107,8 @@ def test_files_that_are_there_are_counted(tmp_path):
     }
     for stage, content in contents.items():
         (tmp_path / stage).mkdir()
-        storage.write_json(
-            str(tmp_path / stage / results.MANIFEST), {"stage": stage, "content": content}
-        )
+        manifest = {"schema_version": results.SCHEMA_VERSION, "stage": stage, "content": content}
+        storage.write_json(str(tmp_path / stage / results.MANIFEST), manifest)
     (tmp_path / "embed/a.parquet").write_bytes(bytes(60))
     storage.write_json(
         str(tmp_path / results.INDEX), {"stages": {"curate": "curate", "embed": "embed"}}
