@@ -47,7 +47,7 @@ def test_secrets_of_the_environment_are_found_nowhere(tmp_path, monkeypatch, cap
     stage.log_config(settings.config.model_dump(mode="json"))
     stage.publish(spool.read(settings.uri))
     weights = run / "prior" / "weights.safetensors"
-    stage.finish("FINISHED", {"kept": float(curated.content["funnel"]["kept"])}, [weights])
+    stage.finish("FINISHED", {"kept": float(curated.content["funnel"]["kept"])}, [str(weights)])
     tracking.finish("FINISHED", {}, [])
     for _ in range(20):  # what a busy machine did not send in time, the next call sends
         if waits(str(run)):
