@@ -428,7 +428,7 @@ def test_an_error_inside_a_task_reaches_the_caller_as_itself(world, undisturbed,
         raise DataError(f"bucket {bucket} is damaged")
 
     monkeypatch.setattr(balance_stage, "count_bucket", broken)
-    with pytest.raises(DataError, match=r"^bucket \d is damaged$"):
+    with pytest.raises(DataError, match=r"^bucket \d is damaged\nin count$"):
         world.curate("broken")
 
 
