@@ -16,7 +16,7 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from pipeline import checkpoints
+from pipeline import checkpoints, storage
 from pipeline.errors import ConfigError, DataError, PreemptedError
 from pipeline.progress import Progress
 from pipeline.runtime import RayConfig, prepare_environment, ray_session
@@ -66,7 +66,7 @@ def run(settings):
         "test",
         Progress(io.StringIO()),
         on_metrics=records.extend,
-        on_grid=lambda path, step, kind: grids.append((path, step)),
+        on_grid=lambda uri, step, kind: grids.append((uri, step)),
     )
     return records, grids
 
@@ -90,7 +90,7 @@ def test_two_workers_train_what_one_process_trains_and_the_driver_sees_it(
     expected = {r["samples_seen"]: r["loss"] for r in spool.read(alone.uri) if "loss" in r}
     assert losses == pytest.approx(expected, abs=1e-5)
     assert [step for _, step in grids] == [40, 80, 120, 160]
-    assert all(path.exists() for path, _ in grids)
+    assert all(storage.exists(uri) for uri, _ in grids)
     assert not (tmp_path / "pair" / "ray").exists()
 
 
