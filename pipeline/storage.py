@@ -19,7 +19,7 @@ from typing import Any
 
 import fsspec
 
-from pipeline.errors import ConfigError, StorageError
+from pipeline.errors import StorageError
 from pipeline.failpoints import failpoint
 
 TEMPORARY_MARK = ".tmp-"
@@ -57,16 +57,9 @@ def place_for_results(uri: str) -> str:
     """The same as ``absolute``, for a folder that is written to.
 
     Raises:
-        ConfigError: The address holds a secret.
         ValueError: Results cannot be written there.
     """
     scheme, _, rest = uri.rpartition("://")
-    if scheme and "@" in rest.partition("/")[0]:
-        # No ValueError: its message would repeat the secret.
-        raise ConfigError(
-            "output_dir holds credentials, and addresses are written into logs and manifests; name "
-            "them by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        )
     if scheme not in ("", "file", "s3") or (scheme == "s3" and not rest.partition("/")[2]):
         raise ValueError("results are written to a local folder or to s3://<bucket>/<folder>")
     return absolute(uri)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +40,9 @@ def test_a_stage_survives_the_death_of_a_node(tmp_path, monkeypatch):
     assert lost, "the node died between two partitions, which proves nothing"
     survivors = {note["raylet"] for note in told["ran"] if note["event"] == "ended"}
     assert len(survivors - {told["victim"]}) == 1
-    monkeypatch.setattr("tests.local_curation.balanced_of", lambda folder, *_: balanced(folder))
+    monkeypatch.setattr(
+        "tests.local_curation.balanced_of", lambda folder, *_: balanced(Path(folder))
+    )
     _, expected = curate_pictures(tmp_path / "alone", pictures, monkeypatch)
     assert told["content"] == json.loads(json.dumps(expected.content))
 

@@ -336,7 +336,7 @@ def test_a_job_says_what_is_wrong_before_anything_starts(store, tmp_path, monkey
     run_file, database = tiny_run(tmp_path), f"execution.tracking.uri=sqlite:///{tmp_path}/m.db"
     done = job(run_file, f"output_dir=s3://key:{SECRET}@bucket/run")
     assert done.returncode == EXIT_USAGE
-    assert "holds credentials" in done.stderr
+    assert "output_dir holds an address with a user name" in done.stderr
     assert SECRET not in done.stderr + done.stdout
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     store.proxy.plan(Fault("busy", times=10_000))
