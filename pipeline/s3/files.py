@@ -45,11 +45,9 @@ class S3FileSystem(AbstractFileSystem):
         """
         path = str(self._strip_protocol(path))
         if "/" in path:
-            try:
+            with suppress(FileNotFoundError):  # then it may be a folder
                 found = patiently(path, lambda: self.client.head_object(**split(path)))
                 return {"name": path, "size": found["ContentLength"], "type": "file"}
-            except FileNotFoundError:
-                pass
         if next(self._pages(path, limit=1), {}).get("KeyCount"):
             return {"name": path, "size": 0, "type": "directory"}
         raise FileNotFoundError(errno.ENOENT, "no such object", f"s3://{path}")

@@ -78,4 +78,4 @@ def test_an_address_with_a_password_is_a_secret_whatever_its_name():
     ],
 )
 def test_names_and_places_of_secrets_pass(environment):
-    refuse_in_submission(environment)
+    assert refuse_in_submission(environment) is None
