@@ -21,7 +21,7 @@ from pipeline.generation.config import GenerateConfig
 from pipeline.progress import Progress
 from pipeline.results import Result, read_result, stage_places
 from pipeline.runtime import RayConfig, prepare_environment, ray_session
-from tests.benchmarks.generation import PROMPTS, SETTINGS, SIZES, make_stack
+from tests.benchmarks.generation import FEW_STEPS, PROMPTS, SIZES, make_stack
 from tests.benchmarks.paired import compare, finish
 
 AT_LEAST, NUM_PARTITIONS, BATCH = 1.8, 8, 2
@@ -68,9 +68,9 @@ def _rate(inputs: dict[str, Result], folder: Path, num_actors: int, gpus: float)
             "prompts": {"type": "inline", "texts": PROMPTS},
             "num_pictures": NUM_PARTITIONS * BATCH,
             "seed": 1,
-            "prior": {"num_steps": SETTINGS["prior_steps"], "num_candidates": 1},
-            "decoder": {"num_steps": SETTINGS["decoder_steps"]},
-            "upsamplers": [{"num_steps": SETTINGS["upsampler_steps"]}],
+            "prior": {"num_steps": FEW_STEPS["prior_steps"], "num_candidates": 1},
+            "decoder": {"num_steps": FEW_STEPS["decoder_steps"]},
+            "upsamplers": [{"num_steps": FEW_STEPS["upsampler_steps"]}],
             "ablations": {"num_pictures": 0},
             "pictures_per_shard": BATCH,
             "batch_size": BATCH,

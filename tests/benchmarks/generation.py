@@ -1,9 +1,10 @@
 """Text → 64 px → 256 px against diffusers' ``UnCLIPPipeline`` with the same, exported weights.
 
-Both sides take the same prompts, steps, guidance and precision, ancestral sampling in prior and
-decoder, and make PIL pictures; each in a process of its own. Weights are random. On a CPU the CPU
-time of a side is what counts, so that other work on the machine does not. The peak of memory is
-what a side adds to its imports.
+Both sides take the same prompts, guidance and precision and make PIL pictures; each in a process of
+its own. First with the same few steps, ancestral in prior and decoder; then each by its own default
+sampling, whose pictures ``tests.benchmarks.sampling_quality`` compares. Weights are random. On a
+CPU the CPU time of a side is what counts, so that other work on the machine does not. The peak of
+memory is what a side adds to its imports.
 
 ``python -m tests.benchmarks.generation``; ``--device cuda`` takes larger networks.
 """
@@ -21,16 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.generation.run_stages import RunStages, read_sampling
+from pipeline.generation.config import Sampling
+from pipeline.generation.run_stages import RunStages
 from pipeline.generation.weights import read_stack
 from pipeline.identity import fingerprint
 from pipeline.interop.diffusers.write import export
-from pipeline.results import INDEX
 from tests.benchmarks.paired import compare, finish, verdict
 from tests.exportable_stack import TASKS, make_run
 
 DIFFUSERS = importlib.metadata.version("diffusers")
-AT_LEAST, AT_LEAST_MEMORY = 1.1, 1.0
+AT_LEAST, AT_LEAST_MEMORY, AT_LEAST_BY_DEFAULT = 1.1, 1.0, 3.0
 PROMPTS = [
     "a red circle on a grey background",
     "a corgi playing a flame throwing trumpet",
@@ -39,15 +40,10 @@ SIZES = {
     "cpu": {"embed": 96, "prior": (192, 4), "decoder": 32, "upsampler": 16, "draws": 1},
     "cuda": {"embed": 768, "prior": (1024, 12), "decoder": 192, "upsampler": 128, "draws": 4},
 }
-SETTINGS = {
-    "prior_steps": 5,
-    "decoder_steps": 5,
-    "upsampler_steps": 3,
-    "prior_scale": 4.0,
-    "decoder_scale": 4.0,
-    "batch": len(PROMPTS),
-    "prompts": PROMPTS,
-}
+FEW_STEPS = {"prior_steps": 5, "decoder_steps": 5, "upsampler_steps": 3}
+PEERS_STEPS = {"prior_steps": 25, "decoder_steps": 25, "upsampler_steps": 7}
+"""Defaults of ``UnCLIPPipeline``."""
+GUIDANCE = {"prior_scale": 4.0, "decoder_scale": 4.0}
 
 
 def main() -> int:
@@ -57,30 +53,95 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=5)
     arguments = parser.parse_args()
+    size, few = SIZES[arguments.device], {**FEW_STEPS, **GUIDANCE}
     with tempfile.TemporaryDirectory() as folder:
-        size = SIZES[arguments.device]
-        places = make_stack(Path(folder), size)
-        how = {"device": arguments.device, "threads": arguments.threads, "draws": size["draws"]}
-        sides = [Side(name, {**SETTINGS, **places, **how}) for name in ("ours", "diffusers")]
-        return finish(_compare(*sides, arguments.pairs))
+        drawn = {
+            **make_stack(Path(folder), size),
+            "device": arguments.device,
+            "threads": arguments.threads,
+            "draws": size["draws"],
+            "prompts": PROMPTS,
+            "batch": len(PROMPTS),
+        }
+        same = _compare(drawn | few, as_the_peer(few), arguments.pairs)
+        by_default = _by_default(drawn | PEERS_STEPS | GUIDANCE, arguments.pairs)
+        return finish([*same, by_default])
 
 
-def _compare(ours: "Side", peer: "Side", num_pairs: int) -> list[dict[str, Any]]:
-    stated = {k: v for k, v in peer.settings.items() if k not in ("run", "exported", "prompts")}
-    peer_named = {
+def as_the_peer(settings: dict[str, Any]) -> Sampling:
+    """Our way to sample with the peer's steps and guidance."""
+    values = {
+        "prior": {
+            "num_steps": settings["prior_steps"],
+            "num_candidates": 1,
+            "guidance_scale": settings["prior_scale"],
+        },
+        "decoder": {
+            "num_steps": settings["decoder_steps"],
+            "guidance_scale": settings["decoder_scale"],
+            "sampler": "ddpm",
+        },
+        "upsamplers": [{"num_steps": settings["upsampler_steps"]}],
+    }
+    return Sampling.model_validate(values)
+
+
+def by_default(prior_scale: float, decoder_scale: float) -> Sampling:
+    """What is sampled where a run file says nothing, with this guidance and one upsampler."""
+    plain = Sampling()
+    return plain.model_copy(
+        update={
+            "prior": plain.prior.model_copy(update={"guidance_scale": prior_scale}),
+            "decoder": plain.decoder.model_copy(update={"guidance_scale": decoder_scale}),
+            "upsamplers": plain.upsamplers[:1],
+        }
+    )
+
+
+def sides_of(settings: dict[str, Any], sampling: Sampling) -> tuple["Side", "Side"]:
+    """Ours with this sampling and the peer's with the steps and scales of ``settings``."""
+    told = {**settings, "sampling": sampling.model_dump(mode="json")}
+    return Side("ours", told), Side("diffusers", told)
+
+
+def peer_named(settings: dict[str, Any]) -> dict[str, Any]:
+    """What was compared with."""
+    stated = {k: v for k, v in settings.items() if k not in ("run", "exported", "prompts")}
+    return {
         "command": "UnCLIPPipeline in tests/benchmarks/generation_side.py",
         "version": f"diffusers {DIFFUSERS}, torch {torch.__version__}",
         "device": torch.cuda.get_device_name() if stated["device"] == "cuda" else "cpu",
         "settings": stated,
-        "input": fingerprint(PROMPTS),
+        "input": fingerprint(list(settings["prompts"])),
     }
+
+
+def _by_default(settings: dict[str, Any], num_pairs: int) -> dict[str, Any]:
+    ours, peer = sides_of(settings, by_default(**GUIDANCE))
+    found = compare(
+        "generation, default sampling",
+        ours.rate,
+        peer.rate,
+        unit=ours.unit,
+        at_least=AT_LEAST_BY_DEFAULT,
+        peer_named=peer_named(ours.settings),
+        num_pairs=num_pairs,
+    )
+    ours.close()
+    peer.close()
+    return found
+
+
+def _compare(settings: dict[str, Any], sampling: Sampling, num_pairs: int) -> list[dict[str, Any]]:
+    ours, peer = sides_of(settings, sampling)
+    named = peer_named(ours.settings)
     speed = compare(
         "generation, 64 to 256 px",
         ours.rate,
         peer.rate,
         unit=ours.unit,
         at_least=AT_LEAST,
-        peer_named=peer_named,
+        peer_named=named,
         num_pairs=num_pairs,
     )
     speed |= {"pictures_per_s": ours.wall_rate(), "peer_pictures_per_s": peer.wall_rate()}
@@ -89,7 +150,7 @@ def _compare(ours: "Side", peer: "Side", num_pairs: int) -> list[dict[str, Any]]
         list(zip(ours.pictures_per_gib(), peer.pictures_per_gib(), strict=True)),
         unit="pictures/GiB",
         at_least=AT_LEAST_MEMORY,
-        peer_named=peer_named,
+        peer_named=named,
         also={},
     )
     ours.close()
@@ -141,28 +202,13 @@ def make_stack(folder: Path, size: dict[str, Any]) -> dict[str, str]:
     }
     run, exported = folder / "run", folder / "exported"
     make_run(run, tasks, clip)
-    _sample_as_the_peer(run)
-    files = read_stack(RunStages.read(str(run)))
-    export(files, read_sampling(str(run)), str(exported), DIFFUSERS)
-    return {"run": str(run), "exported": str(exported)}
+    return {"run": str(run), "exported": exported_of(str(run), str(exported))}
 
 
-def _sample_as_the_peer(run: Path) -> None:
-    index = json.loads((run / INDEX).read_text())
-    index["config"]["generate"] = {
-        "prior": {
-            "num_steps": SETTINGS["prior_steps"],
-            "num_candidates": 1,
-            "guidance_scale": SETTINGS["prior_scale"],
-        },
-        "decoder": {
-            "num_steps": SETTINGS["decoder_steps"],
-            "guidance_scale": SETTINGS["decoder_scale"],
-            "sampler": "ddpm",
-        },
-        "upsamplers": [{"num_steps": SETTINGS["upsampler_steps"]}],
-    }
-    (run / INDEX).write_text(json.dumps(index))
+def exported_of(run: str, folder: str) -> str:
+    """The folder, once it holds a run's stack for diffusers."""
+    export(read_stack(RunStages.read(run)), Sampling(), folder, DIFFUSERS)
+    return folder
 
 
 class Side:

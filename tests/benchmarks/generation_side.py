@@ -31,7 +31,7 @@ def main(settings: dict[str, Any]) -> None:
         started, cpu_started = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
             pictures = draw()
-        assert len(pictures) == settings["batch"]
+        assert len(pictures) == len(settings["prompts"])
         assert pictures[0].size == (256, 256)
         told = {
             "seconds": time.perf_counter() - started,
@@ -46,13 +46,16 @@ Load = Callable[[dict[str, Any], torch.device], Draw]
 
 
 def ours() -> Load:
-    """`UnCLIP`, ancestral sampling in prior and decoder as the pipeline samples."""
+    """`UnCLIP` with the sampling that is told."""
+    from pipeline.generation.config import Sampling
+    from pipeline.generation.run_stages import RunStages
     from pipeline.generation.unclip import UnCLIP
 
     def load(settings: dict[str, Any], device: torch.device) -> Draw:
-        unclip = UnCLIP.from_run(settings["run"], device=str(device))
-        prompts = settings["prompts"]
-        return lambda: unclip(prompts, seed=1, batch_size=len(prompts))
+        sampling = Sampling.model_validate(settings["sampling"])
+        stages = RunStages.read(settings["run"])
+        unclip = UnCLIP.from_stages(stages, sampling, device=str(device))
+        return lambda: unclip(settings["prompts"], seed=1, batch_size=settings["batch"])
 
     return load
 
@@ -67,17 +70,21 @@ def peer() -> Load:
         pipeline = UnCLIPPipeline.from_pretrained(settings["exported"]).to(device)
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator(device)
-        return lambda: (
-            pipeline(
-                settings["prompts"],
-                generator=generator.manual_seed(1),
-                prior_num_inference_steps=settings["prior_steps"],
-                decoder_num_inference_steps=settings["decoder_steps"],
-                super_res_num_inference_steps=settings["upsampler_steps"],
-                prior_guidance_scale=settings["prior_scale"],
-                decoder_guidance_scale=settings["decoder_scale"],
-            ).images
-        )
+        prompts, size = settings["prompts"], settings["batch"]
+        how = {
+            "prior_num_inference_steps": settings["prior_steps"],
+            "decoder_num_inference_steps": settings["decoder_steps"],
+            "super_res_num_inference_steps": settings["upsampler_steps"],
+            "prior_guidance_scale": settings["prior_scale"],
+            "decoder_guidance_scale": settings["decoder_scale"],
+        }
+
+        def draw() -> list:
+            generator.manual_seed(1)
+            parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+            return [x for part in parts for x in pipeline(part, generator=generator, **how).images]
+
+        return draw
 
     return load
 

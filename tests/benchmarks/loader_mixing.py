@@ -50,7 +50,7 @@ def _at_scale(batch: int) -> dict:
 
 
 def _of_run(run_uri: str) -> dict:
-    settings = settings_of(run_uri, "decoder", 1, 1)
+    settings = settings_of(run_uri, "decoder", 1)
     config, place = settings.config, settings.data
     source = settings.data.source(settings.task, "train", cache_bytes=0)
     hosts = _hosts(CuratedDataset.open(place.curated_uri), source)

@@ -1,8 +1,9 @@
-"""The training loop against a bare PyTorch loop on the same model, batch size and threads.
+"""The training loop against a bare PyTorch loop on the same model, batch size and workers.
 
 The peer holds its batches in memory and does what no training can leave out: forward, loss,
-backward, clipping, AdamW. Ours also loads, draws, averages weights, watches for non-finite steps
-and spools metrics. Needs a finished demo: ``python -m tests.benchmarks.loop --run runs/demo``.
+backward, clipping, AdamW; on two workers under ``DistributedDataParallel``. Ours also loads, draws,
+averages weights, watches for non-finite steps and spools metrics. Each worker has one thread.
+Needs a finished demo: ``python -m tests.benchmarks.loop --run runs/demo``.
 """
 
 import argparse
@@ -11,9 +12,12 @@ import tempfile
 import time
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import load_run
 from pipeline.results import read_result, stage_places
@@ -26,7 +30,9 @@ from pipeline.training.device import fixed_arithmetic
 from pipeline.training.launch import settings_for
 from pipeline.training.loop import train_loop
 from pipeline.training.settings import LoopSettings
+from pipeline.training.tasks import Task
 from tests.benchmarks.paired import compare, finish
+from tests.gloo import Error, run_on
 
 RUN_FILE = "jobs/configs/demo/run.yaml"
 STEPS = 60
@@ -39,27 +45,32 @@ def main() -> int:
     """Compare the loop for the prior and the decoder of a finished run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", default="runs/demo", help="output folder of a finished run")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--stage", action="append", choices=["prior", "decoder"])
+    parser.add_argument("--workers", action="append", type=int, choices=[1, 2])
     arguments = parser.parse_args()
-    results = [_compare(arguments.run, stage, arguments.threads) for stage in ("prior", "decoder")]
-    return finish(results)
+    return finish(
+        [
+            _compare(arguments.run, stage, workers)
+            for workers in arguments.workers or (1, 2)
+            for stage in arguments.stage or ("prior", "decoder")
+        ]
+    )
 
 
-def _compare(run_uri: str, stage: str, threads: int) -> dict:
-    settings = settings_of(run_uri, stage, threads, STEPS)
-    batches = _batches(settings)
+def _compare(run_uri: str, stage: str, workers: int) -> dict:
+    settings = settings_of(run_uri, stage, STEPS)
     ours, peer = [], []
 
     def run_ours() -> float:
-        ours.append(our_rate(settings))
+        ours.append(our_rate(settings, workers))
         return ours[-1]
 
     def run_peer() -> float:
-        peer.append(_bare_rate(settings, batches))
+        peer.append(_on_workers(workers, _bare_rate, settings))
         return peer[-1]
 
     found = compare(
-        f"loop {stage}",
+        f"loop {stage}, {workers} worker{'s' * (workers > 1)}",
         run_ours,
         run_peer,
         unit="samples/s",
@@ -67,7 +78,7 @@ def _compare(run_uri: str, stage: str, threads: int) -> dict:
         peer_named={
             "command": "bare loop in tests/benchmarks/loop.py",
             "version": torch.__version__,
-            "threads": threads,
+            "workers": workers,
             "global_batch_size": settings.config.global_batch_size,
             "micro_batch_size": settings.config.micro_batch_size,
         },
@@ -77,14 +88,14 @@ def _compare(run_uri: str, stage: str, threads: int) -> dict:
     return found | {"overhead_ms_per_step": overhead}
 
 
-def settings_of(run_uri: str, stage: str, threads: int, steps: int) -> LoopSettings:
-    """The settings of a finished run's stage for so many steps in this process."""
+def settings_of(run_uri: str, stage: str, steps: int) -> LoopSettings:
+    """The settings of a finished run's stage for so many steps, one thread a worker."""
     run = load_run(RunFile, RUN_FILE, [f"output_dir={run_uri}"])
     places = stage_places(run_uri)
     inputs = {name: read_result(places[name]) for name in ("curate", "clip", "embed", "select")}
     config = getattr(run, stage)
     execution = config.execution.model_copy(
-        update={"num_workers": 0, "threads": threads, "checkpoint_every_s": 1e9}
+        update={"num_workers": 0, "threads": 1, "checkpoint_every_s": 1e9}
     )
     samples = steps * config.global_batch_size
     config = config.model_copy(update={"execution": execution, "samples": samples})
@@ -92,12 +103,25 @@ def settings_of(run_uri: str, stage: str, threads: int, steps: int) -> LoopSetti
     return replace(settings, num_moments=0)
 
 
-def our_rate(settings: LoopSettings) -> float:
+def our_rate(settings: LoopSettings, workers: int = 1) -> float:
     """Samples per second of the training loop."""
     with tempfile.TemporaryDirectory(prefix="loop-") as folder:
         own = replace(settings, uri=folder)
-        train_loop(own)
+        _on_workers(workers, _train, own)
         return steady_rate(own)
+
+
+def _on_workers(workers: int, work: Any, settings: LoopSettings) -> Any:
+    """What the first worker returns; a single one works in this process."""
+    if workers == 1:
+        return work(0, 1, settings)
+    first, *_ = found = run_on(workers, work, settings)
+    assert not any(isinstance(each, Error) for each in found), found
+    return first
+
+
+def _train(rank: int, world: int, settings: LoopSettings) -> None:
+    train_loop(settings, rank, world)
 
 
 def steady_rate(settings: LoopSettings) -> float:
@@ -108,26 +132,38 @@ def steady_rate(settings: LoopSettings) -> float:
     return len(counted) / sum(1 / r["samples_per_s"] for r in counted)
 
 
-def _batches(settings: LoopSettings) -> list:
+def _batches(settings: LoopSettings, rank: int, world: int) -> list:
     source = settings.data.source(settings.task, "train", cache_bytes=1 << 30)
     config = settings.config
     order = Order(source.counts, config.seed, config.num_lanes)
     loader = Loader(source, order, config.global_batch_size, config.micro_batch_size)
-    return list(islice(step_parts(settings.task, loader, config, 0, 0, 1), STEPS))
+    return list(islice(step_parts(settings.task, loader, config, 0, rank, world), STEPS))
 
 
-def _bare_rate(settings: LoopSettings, steps: list) -> float:
-    config, task = settings.config, settings.task
+class _Losses(nn.Module):
+    """A model whose forward pass ends in its loss, as ``DistributedDataParallel`` wants it."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.model, self._task = task.build(), task
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self._task.loss(self.model, batch)[0]
+
+
+def _bare_rate(rank: int, world: int, settings: LoopSettings) -> float:
+    config, steps = settings.config, _batches(settings, rank, world)
     with fixed_arithmetic(config.execution.threads):
-        model = task.build().train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        losses: nn.Module = _Losses(settings.task).train()
+        if world > 1:
+            losses = DistributedDataParallel(losses, gradient_as_bucket_view=True)
+        optimizer = torch.optim.AdamW(losses.parameters(), lr=1e-4, fused=True)
         for number, parts in enumerate(steps):
             if number == SKIPPED:
                 started = time.perf_counter()
             for part in parts:
-                losses, _ = task.loss(model, part.batch)
-                (losses.sum() / config.global_batch_size).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                (losses(part.batch).sum() * world / config.global_batch_size).backward()
+            torch.nn.utils.clip_grad_norm_(losses.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         elapsed = time.perf_counter() - started

@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--run", default="runs/demo", help="output folder of a finished run")
     parser.add_argument("--steps", type=int, default=240)
     arguments = parser.parse_args()
-    settings = settings_of(arguments.run, "prior", threads=1, steps=arguments.steps)
+    settings = settings_of(arguments.run, "prior", arguments.steps)
     with tempfile.TemporaryDirectory(prefix="mlflow-") as name:
         server = Server(Path(name))
         server.start()
