@@ -220,6 +220,10 @@ def _principal_components(results: Sequence[Rows], seed: int) -> Estimates:
     for name in names:
         short = name.replace(" ", "_")
         found[f"sharpness_of_{short}"] = _joined_mean(results, ("pca", name, "sharpness"), seed)
+        for attribute in _names(results, ("pca", name, "kept")):
+            kept = _share(results, ("pca", name, "kept", attribute))
+            if kept is not None:
+                found[f"{attribute}_kept_by_{short}"] = kept
     for name in names[:-1]:
         found[f"psnr_db_of_{name.replace(' ', '_')}_to_all"] = _joined_mean(
             results, ("pca", name, "psnr"), seed

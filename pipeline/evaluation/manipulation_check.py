@@ -103,7 +103,7 @@ class ManipulateHeldOut:
                 for name, each in variations.items()
             },
             "edits": self._edited(changer, latents, again),
-            "pca": _components(pca),
+            "pca": self._components(changer, latents, pca, source),
         }
         first, second = Column("picture", small), Column("reconstruction", _pixels(again))
         self._show("reconstructions and variations", [first, second], variations)
@@ -134,6 +134,23 @@ class ManipulateHeldOut:
         return {
             "psnr": psnr(_pixels(pictures), _pixels(again)).tolist(),
             "kept": _kept(zip(source, readings, strict=True)),
+        }
+
+    def _components(
+        self, changer: Manipulator, latents: Latents, drawn: Drawn, source: Sequence[Reading]
+    ) -> dict[str, dict[str, Any]]:
+        """Per number of dimensions ``sharpness``, ``psnr`` to what the most show, and ``kept``."""
+        pictures = {name: _pixels(each) for name, each in drawn.items()}
+        *_, most = pictures.values()
+        return {
+            name: {
+                "sharpness": sharpness(each).tolist(),
+                "psnr": psnr(each, most).tolist(),
+                "kept": _kept(
+                    zip(source, self._readings(changer, latents, drawn[name]), strict=True)
+                ),
+            }
+            for name, each in pictures.items()
         }
 
     def _edited(
@@ -237,13 +254,3 @@ def _kept(readings: Iterable[tuple[Reading, Reading]]) -> dict[str, list[bool]]:
             if value is not None:
                 kept.setdefault(attribute, []).append(after.get(attribute) == value)
     return kept
-
-
-def _components(drawn: Drawn) -> dict[str, dict[str, list[float]]]:
-    """Per number of dimensions ``sharpness``, and ``psnr`` to what the most of them show."""
-    pictures = {name: _pixels(each) for name, each in drawn.items()}
-    *_, most = pictures.values()
-    return {
-        name: {"sharpness": sharpness(each).tolist(), "psnr": psnr(each, most).tolist()}
-        for name, each in pictures.items()
-    }

@@ -224,6 +224,7 @@ def test_manipulations_are_measured_for_every_picture_and_shown(source, stack, t
         assert theta["others_kept"] == {}
     assert set(found["pca"]) == {"1 dimensions", "6 dimensions"}
     assert found["pca"]["6 dimensions"]["psnr"] == pytest.approx([58.9] * 6, abs=0.1)
+    assert [len(each["kept"]["grey"]) for each in found["pca"].values()] == [6, 6]
     widths = {path.stem: size_of(path)[0] for path in tmp_path.glob("*.png")}
     assert widths == {
         "reconstructions and variations": 400,

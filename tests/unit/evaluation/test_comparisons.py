@@ -109,7 +109,11 @@ def manipulated(moved, kept, ends):
         "variations": {"own noise": {"psnr": [15.0, 16.0], "kept": {"colour": kept}}},
         "edits": {"colour": {"theta 0.50": {"moved": moved, "others_kept": {"background": kept}}}},
         "pca": {
-            "1 dimensions": {"sharpness": [0.1, 0.2], "psnr": [10.0, 11.0]},
+            "1 dimensions": {
+                "sharpness": [0.1, 0.2],
+                "psnr": [10.0, 11.0],
+                "kept": {"colour": [not each for each in kept]},
+            },
             "16 dimensions": {"sharpness": [0.3, 0.5], "psnr": [58.9, 58.9]},
             "4 dimensions": {"sharpness": [0.2, 0.2], "psnr": [20.0, 21.0]},
         },
@@ -129,6 +133,8 @@ def test_manipulations_join_tasks_some_of_which_read_nothing():
     assert found["variations"]["variation_from_own_noise_colour_kept"].value == 1
     rise = found["principal_components"]["sharpness_rise_with_dimensions"]
     assert rise.value == pytest.approx(0.25)
+    kept = found["principal_components"]["colour_kept_by_1_dimensions"]
+    assert (kept.value, kept.num) == (0.0, 1)
     assert "psnr_db_of_16_dimensions_to_all" not in found["principal_components"]
     assert "psnr_db_of_4_dimensions_to_all" in found["principal_components"]
 
