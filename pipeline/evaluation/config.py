@@ -55,7 +55,7 @@ class PriorsCheck(HeldOutCheck):
     """Diffusion steps and noises at which each sample's loss is taken."""
     num_pictures: int = Field(default=128, ge=0)
     """Pictures that the run's decoder makes of each prior's draws; 0 makes none."""
-    decoder: DecoderSampling = DecoderSampling(num_steps=20, guidance_scale=1.0)
+    decoder: DecoderSampling = DecoderSampling(num_steps=20, guidance_scale=1.0, sampler="ddim")
     """How they are sampled; captions are hidden from the decoder."""
 
 

@@ -63,8 +63,8 @@ Prompts = Annotated[
 class PriorSampling(StrictModel):
     """How ``z_img`` is drawn from a caption."""
 
-    num_steps: int = Field(default=64, ge=1)
-    """Denoising steps of a diffusion prior, strided over the schedule."""
+    num_steps: int = Field(default=25, ge=1)
+    """Denoising steps of a diffusion prior, strided over the schedule (paper: 64)."""
     num_candidates: int = Field(default=2, ge=1, le=64)
     """Draws per picture (paper: 2)."""
     kept: Literal["closest", "mean"] = Field(
@@ -84,8 +84,8 @@ class PriorSampling(StrictModel):
 class DecoderSampling(StrictModel):
     """How the first, smallest picture is drawn from ``z_img`` and the caption."""
 
-    num_steps: int = Field(default=50, ge=1)
-    """Denoising steps, strided over the schedule."""
+    num_steps: int = Field(default=8, ge=1)
+    """Denoising steps, strided over the schedule (paper: 250 by DDIM)."""
     guidance_scale: float = Field(default=1.25, ge=0.0, le=50.0)
     """Classifier-free guidance; 1 = none, 1.25 gave the paper's best Fréchet distance."""
     clip_guidance_scale: float = Field(
@@ -93,8 +93,8 @@ class DecoderSampling(StrictModel):
     )
     """Guidance by the gradient of CLIP's logit of picture and caption, in the place of, or beside,
     classifier-free guidance; 0 = none, 1 = Bayes' rule with what the run's CLIP says."""
-    sampler: Literal["ddim", "ddpm", "dpm_solver"] = "ddim"
-    """Deterministic DDIM (``eta`` 0), ancestral DDPM, or DPM-Solver++(2M) for few steps."""
+    sampler: Literal["ddim", "ddpm", "dpm_solver"] = "dpm_solver"
+    """DPM-Solver++(2M) for few steps, deterministic DDIM (``eta`` 0), or ancestral DDPM."""
     eta: float = Field(default=0.0, ge=0.0, le=1.0)
     """DDIM's share of fresh noise; 0 is a fixed map from noise to picture."""
     dynamic_threshold: float | None = Field(default=None, gt=0.5, le=1.0)
@@ -113,8 +113,8 @@ class DecoderSampling(StrictModel):
 class UpsamplerSampling(StrictModel):
     """How one upsampler adds detail (DDIM, no guidance, no text)."""
 
-    num_steps: int = Field(default=27, ge=1)
-    """Denoising steps, strided over the schedule."""
+    num_steps: int = Field(default=3, ge=1)
+    """Denoising steps, strided over the schedule (paper: 27, and 15 for the second upsampler)."""
     tile_px: int | None = Field(default=None, ge=1)
     """Side of the tiles in which the network sees the large picture; memory then depends on the
     tile alone. None shows it the whole. At least the side of its training crops: its norms average
@@ -136,14 +136,15 @@ class UpsamplerSampling(StrictModel):
 
 
 class Sampling(StrictModel):
-    """Sampling of every model of the stack; the defaults are the paper's where it states them."""
+    """Sampling of every model of the stack.
+
+    Guidance and candidates are the paper's by default. Steps are few, for `tests.benchmarks` have
+    pictures of so few steps beside those of many; ``jobs/configs/paper/run.yaml`` has the paper's.
+    """
 
     prior: PriorSampling = PriorSampling()
     decoder: DecoderSampling = DecoderSampling()
-    upsamplers: tuple[UpsamplerSampling, ...] = (
-        UpsamplerSampling(),
-        UpsamplerSampling(num_steps=15),
-    )
+    upsamplers: tuple[UpsamplerSampling, ...] = (UpsamplerSampling(), UpsamplerSampling())
     """One entry per upsampler that is used, smallest first; fewer entries give smaller pictures."""
 
 
