@@ -74,10 +74,10 @@ def main() -> int:
         "peer": peer.value,
         "unit": f"frechet_{OWN_CLIP}_{len(rows['ours'])}_to_{len(real)}",
         "share_above_peer": above.value / peer.value,
-        "low95": above.low / peer.value,
-        "high95": above.high / peer.value,
+        "low95": above.low95 / peer.value,
+        "high95": above.high95 / peer.value,
         "at_most": MOST_WORSE,
-        "ok": above.high / peer.value <= MOST_WORSE,
+        "ok": above.high95 / peer.value <= MOST_WORSE,
         "peer_is": peer_named(settings),
     }
     print(json.dumps(found))
