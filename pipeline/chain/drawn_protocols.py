@@ -101,7 +101,8 @@ def typographic(config: TypographicCheck, work: Work) -> StageOutput:
             "captions of held-out pictures name"
         )
     held_out = held_out_source(config, work)
-    num = int((named_classes(held_out.pairs().captions, config.classes) >= 0).sum())
+    own = named_classes(held_out.pairs().captions, config.classes, config.things)
+    num = int((own >= 0).sum())
     if num < 2:
         raise DataError(
             f"protocols.typographic.classes: {num} held-out captions name exactly one of "
@@ -115,6 +116,7 @@ def typographic(config: TypographicCheck, work: Work) -> StageOutput:
         sampling=_sampling(config),
         clip=feature_sources(clips or [OwnClipFeatures()], work)[0],
         classes=config.classes,
+        things=config.things,
         templates=config.templates,
         judge=oracle.prompts_and_judge(0, config.seed, work.run)[1],
         seed=config.seed,

@@ -1,6 +1,7 @@
 """English for scenes: varied captions, and prompts for the combinations that are held out.
 
 Every caption of one shape names its colour, kind and background; some also name size or place.
+Where there is a label, captions name its word, and at most the background beside it.
 Colours, kinds and backgrounds have one word each, and no word means two of them, so that the words
 of a caption tell what it can be about without a parser.
 """
@@ -40,6 +41,16 @@ PAIR_TEMPLATES = (
     "{background} picture of a {first} {relation} a {sized_second}",
     "two shapes on {background}: a {first} and a {second}",
 )
+LETTERED_TEMPLATES = (
+    "{word}",
+    "the word {word}",
+    "a sign that says {word}",
+    "{word} on {background}",
+    "a {word} sign on a {background} background",
+    "the word {word} on a {background} background",
+    "a label with {word} on it, {background} backdrop",
+    "picture of the word {word} against a {background} background",
+)
 BOILERPLATE = ("click to enlarge", "image may be subject to copyright", "photo loading please wait")
 WALLPAPERS = (
     "desktop wallpaper {number}",
@@ -52,6 +63,8 @@ _WORD = re.compile(r"[a-z]+")
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """Describe a scene in one of several ways, drawn from ``rng``."""
+    if scene.label is not None:
+        return _lettered(scene.label.word, scene.background, rng)
     if len(scene.shapes) == 1:
         return _single(scene.shapes[0], scene.background, rng)
     first, second = scene.shapes
@@ -70,6 +83,12 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 def _single(shape: Shape, background: str, rng: np.random.Generator) -> str:
     template = SINGLE_TEMPLATES[int(rng.integers(len(SINGLE_TEMPLATES)))]
     return _filled(template, shape, background)
+
+
+def _lettered(word: str, background: str, rng: np.random.Generator) -> str:
+    """As on the web: what is written, not what lies below it."""
+    template = LETTERED_TEMPLATES[int(rng.integers(len(LETTERED_TEMPLATES)))]
+    return _articles(template.format(word=word, background=background))
 
 
 def _filled(template: str, shape: Shape, background: str) -> str:

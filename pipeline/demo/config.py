@@ -84,6 +84,9 @@ class SmallWebConfig(StrictModel):
     """Registered domains the pictures are spread over."""
     wallpaper_share: float = Field(default=0.5, ge=0, le=0.9)
     """Fraction of all pairs whose caption is one of the same popular query, "wallpaper"."""
+    lettering_share: float = Field(default=0.0, ge=0, le=1, exclude_if=lambda value: value == 0.0)
+    """Fraction of all scenes under a label with a word, of which captions say the word alone; the
+    other scenes are the same for any share."""
     sample: float = Field(default=1.0, gt=0, le=1)
     """Share of the pictures that are used (``SourceSettings.sample``); below 1 a pilot."""
     slow_s: float = Field(default=0.3, ge=0, le=10)

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.demo.captions import BOILERPLATE, WALLPAPERS, caption
 from pipeline.demo.config import SmallWebConfig
-from pipeline.demo.shapes import Scene, random_scene
+from pipeline.demo.shapes import Scene, lettered, random_scene
 from pipeline.draws import generator, hash64, uniform
 
 GOOD = "good"
@@ -171,6 +171,10 @@ def _made(config: SmallWebConfig, hosts: tuple[str, ...], kind: str, index: int)
     """A pair with a picture of its own."""
     rng = generator(config.seed, f"web/{kind}", index)
     scene = random_scene(rng)
+    # Letters have draws of their own, so that scenes without them do not depend on their share.
+    letters = generator(config.seed, f"letters/{kind}", index)
+    if letters.random() < config.lettering_share:
+        scene = lettered(scene, letters)
     page_host = hosts[int(rng.integers(len(hosts)))]
     seed = int(rng.integers(1 << 32))
     picture = _picture(kind, picture_host(page_host), index, scene, seed)

@@ -1,19 +1,22 @@
 """Pictures of coloured shapes: what may be drawn, what is held out, and how it is drawn.
 
-A scene is one or two shapes on a background. Sixteen of the 128 combinations of colour, kind and
+A scene is one or two shapes on a background; where a web has letters, a label with a word lies on
+some of them, or on a mere background. Sixteen of the 128 combinations of colour, kind and
 background are *held out*: no training picture and no training caption holds one, so that a model
 that draws them has composed what it knows.
 """
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
+
+from pipeline.images.lettering import LABEL_SHARE, Label, draw_label
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (215, 28, 32),
@@ -42,6 +45,8 @@ _OUTLINE_SHADE = 0.55
 _STRIPE = 0.08
 _STRIPE_PERIOD = 0.25
 _SUPERSAMPLE = 2
+_LABEL_REACH = (0.08, 0.12)
+_LABEL_SCALES = (0.85, 1.15)
 
 
 class Combination(NamedTuple):
@@ -65,11 +70,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two shapes on a background, lit from direction ``light`` (radians)."""
+    """Shapes on a background, lit from direction ``light`` (radians), below a label or none."""
 
     background: str
     shapes: tuple[Shape, ...]
     light: float
+    label: Label | None = None
 
     @property
     def combinations(self) -> tuple[Combination, ...]:
@@ -127,6 +133,25 @@ def single_scene(combination: Combination, rng: np.random.Generator) -> Scene:
     """A scene with one shape of a given combination, held out or not; size and place are drawn."""
     shapes = _place_one(rng, (combination.colour, combination.kind))
     return Scene(combination.background, shapes, round(float(rng.uniform(0, 2 * math.pi)), 3))
+
+
+def lettered(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene, or in half of the draws its background alone, under a label with a word.
+
+    Labels lie about the middle. No word makes a held-out combination with what is below it.
+    """
+    shapes = scene.shapes if rng.random() < 0.5 else ()
+    colours, kinds = {shape.colour for shape in shapes}, {shape.kind for shape in shapes}
+    words = tuple(
+        word
+        for word in (*COLOURS, *KINDS)
+        if not any_held_out(colours | {word}, kinds | {word}, scene.background)
+    )
+    word = _pick(rng, words)
+    x, y = (0.5 + rng.uniform(-reach, reach) for reach in _LABEL_REACH)
+    height = LABEL_SHARE * rng.uniform(*_LABEL_SCALES)
+    label = Label(word, *(round(float(value), 3) for value in (x, y, height)))
+    return replace(scene, shapes=shapes, label=label)
 
 
 def _pick(rng: np.random.Generator, names: tuple[str, ...]) -> str:
@@ -199,6 +224,8 @@ def render(scene: Scene, side_px: int = NATIVE_PX) -> Image.Image:
     canvas = _background(scene.background, scene.light, side_px)
     for shape in scene.shapes:
         _draw(canvas, shape, side_px)
+    if scene.label is not None:
+        draw_label(canvas, scene.label)
     return canvas
 
 

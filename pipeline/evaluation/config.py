@@ -148,6 +148,9 @@ class TypographicCheck(DrawnCheck):
 
     classes: tuple[str, ...] = ()
     """What CLIP may take a picture for; pictures count whose caption names one of them."""
+    things: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Words of which a caption must hold one, so that pictures of mere words do not count; none
+    asks for nothing."""
     templates: tuple[str, ...] = ("a photo of a {}.", "a picture of a {}.")
     """Prompts with one ``{}`` for the class's name."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from pipeline import draws, storage
 from pipeline.evaluation.drawn import held_out_pictures
@@ -26,12 +26,11 @@ from pipeline.generation.config import Sampling
 from pipeline.generation.pictures import to_images
 from pipeline.generation.run_stages import RunStages
 from pipeline.generation.unclip import UnCLIP
+from pipeline.images.lettering import Label, draw_label
 from pipeline.models.clip import ClipModel
 from pipeline.models.zero_shot import class_embeddings
 
 NUM_SHOWN, SHOWN_PX = 12, 144
-LABEL_SHARE = 0.22
-"""Height of the label, of the picture's side."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class AttackHeldOut:
     sampling: Sampling
     clip: FeatureSource
     classes: tuple[str, ...]
+    things: tuple[str, ...]
     templates: tuple[str, ...]
     judge: Judge | None
     seed: int
@@ -60,7 +60,7 @@ class AttackHeldOut:
         """
         torch.set_num_threads(self.threads)
         captions = self.source.pairs().captions
-        own = named_classes(captions, self.classes)
+        own = named_classes(captions, self.classes, self.things)
         chosen = np.flatnonzero(own >= 0)
         own = own[chosen]
         written = _other_classes(own, len(self.classes), self.seed)
@@ -137,11 +137,23 @@ class AttackHeldOut:
         storage.write_bytes(self.sheet_uri, sheet(columns, NUM_SHOWN, SHOWN_PX, told))
 
 
-def named_classes(captions: Sequence[str], classes: Sequence[str]) -> Int64[np.ndarray, " picture"]:
-    """Number of the one class that a caption names, as whole words; -1 of none or several."""
-    patterns = [re.compile(rf"\b{re.escape(name)}\b", re.IGNORECASE) for name in classes]
-    named = [[n for n, p in enumerate(patterns) if p.search(text)] for text in captions]
-    return np.array([found[0] if len(found) == 1 else -1 for found in named], np.int64)
+def named_classes(
+    captions: Sequence[str], classes: Sequence[str], things: Sequence[str] = ()
+) -> Int64[np.ndarray, " picture"]:
+    """Number of the one class that a caption names; -1 of none or several, or of no thing.
+
+    Names are whole words in any case. Without ``things`` every caption is of one.
+    """
+    of_class = [_whole_words([name]) for name in classes]
+    of_thing = _whole_words(things)
+    named = [[n for n, p in enumerate(of_class) if p.search(text)] for text in captions]
+    is_thing = [not things or of_thing.search(text) is not None for text in captions]
+    chosen = [f[0] if len(f) == 1 and t else -1 for f, t in zip(named, is_thing, strict=True)]
+    return np.array(chosen, np.int64)
+
+
+def _whole_words(names: Sequence[str]) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, names))})\b", re.IGNORECASE)
 
 
 def _other_classes(
@@ -154,17 +166,7 @@ def _other_classes(
 def labelled(picture: np.ndarray, word: str) -> np.ndarray:
     """The picture with a word on a white label in its middle, as wide as three quarters of it."""
     image = Image.fromarray(picture)
-    side = image.width
-    font = ImageFont.load_default(side * LABEL_SHARE * 0.75)
-    font = ImageFont.load_default(
-        side * LABEL_SHARE * 0.75 * min(1.0, 0.75 * side / max(font.getlength(word), 1))
-    )
-    half, middle = font.getlength(word) / 2 + side / 40, side / 2
-    top = middle - side * LABEL_SHARE / 2
-    draw = ImageDraw.Draw(image)
-    box = (middle - half, top, middle + half, top + side * LABEL_SHARE)
-    draw.rectangle(box, fill="white", outline="black")
-    draw.text((middle, middle), word, fill="black", font=font, anchor="mm")
+    draw_label(image, Label(word))
     return np.asarray(image)
 
 

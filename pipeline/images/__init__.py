@@ -6,5 +6,6 @@ be contacted), ``politeness`` (host budgets), ``site_rules`` (robots.txt, opt-ou
 hosts), ``local_files`` (a source's own folder), ``decode`` (bytes → pixels), ``resize`` (the size
 in which they are kept), ``decoder`` and ``decode_child`` (decoding where it can be killed),
 ``filters`` and ``block_list`` (row → drop reason), ``near_hashes`` and ``dedup`` (which pictures
-are the same), ``rejects`` (what people may look at), ``pool`` (all of it for one partition).
+are the same), ``rejects`` (what people may look at), ``pool`` (all of it for one partition); by
+itself ``lettering`` (words drawn on pictures).
 """

@@ -13,7 +13,14 @@ from pipeline.demo.captions import (
     named,
     reworded,
 )
-from pipeline.demo.shapes import Scene, Shape, held_out, held_out_combinations, random_scene
+from pipeline.demo.shapes import (
+    Scene,
+    Shape,
+    held_out,
+    held_out_combinations,
+    lettered,
+    random_scene,
+)
 from pipeline.draws import generator
 
 
@@ -26,6 +33,19 @@ def test_a_caption_names_what_its_scene_shows_and_nothing_else(position):
     assert colours == {shape.colour for shape in scene.shapes}
     assert kinds == {shape.kind for shape in scene.shapes}
     assert backgrounds == {scene.background}
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**9))
+def test_a_caption_of_letters_says_the_word_and_no_shape(position):
+    """So it is never taken for a caption of one shape, which names all three."""
+    rng = generator(3, "test", position)
+    scene = lettered(random_scene(rng), rng)
+    text = caption(scene, rng)
+    colours, kinds, backgrounds = named(text)
+    assert colours | kinds == {scene.label.word}
+    assert backgrounds <= {scene.background}
+    assert not mentions_held_out(text)
 
 
 @settings(deadline=None)

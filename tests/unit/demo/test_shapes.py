@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from pipeline.demo.shapes import (
     extent,
     held_out,
     held_out_combinations,
+    lettered,
     random_scene,
     render,
     single_scene,
 )
 from pipeline.draws import generator
+from pipeline.images.lettering import Label
 
 
 def test_held_out_combinations_show_everything_evenly():
@@ -96,3 +99,40 @@ def test_a_shape_has_an_outline_darker_than_its_inside():
     row = np.asarray(render(scene), dtype=int)[round(shape.y * 320), :, 0]
     edge = round((shape.x + extent("square", shape.size)[0]) * 320)
     assert row[edge - 1 : edge + 4].min() < 0.7 * row[round(shape.x * 320)]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10**9))
+def test_a_label_lies_about_the_middle_and_changes_nothing_else(position):
+    rng = generator(7, "test", position)
+    below = random_scene(rng)
+    scene = lettered(below, rng)
+    assert scene.shapes in ((), below.shapes)
+    bare = np.asarray(render(replace(scene, label=None)), dtype=int)
+    rows, columns = np.nonzero((np.asarray(render(scene), dtype=int) != bare).any(axis=2))
+    assert 0.02 * 320 < columns.min() < 160 < columns.max() < 0.98 * 320
+    assert (rows.max() - rows.min()) / 320 == pytest.approx(scene.label.height, abs=0.01)
+    assert 0.2 * 320 < rows.min() < rows.max() < 0.8 * 320
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**9))
+def test_no_word_makes_a_held_out_combination_with_what_is_below_it(position):
+    rng = generator(8, "test", position)
+    scene = lettered(random_scene(rng), rng)
+    colours = {scene.label.word, *(shape.colour for shape in scene.shapes)}
+    kinds = {scene.label.word, *(shape.kind for shape in scene.shapes)}
+    assert not any(held_out(c, k, scene.background) for c in colours for k in kinds)
+
+
+def test_every_word_is_written_and_no_two_look_alike_where_clip_reads_them():
+    scenes = (random_scene(generator(9, "test", n)) for n in range(400))
+    drawn = [lettered(scene, generator(10, "test", n)) for n, scene in enumerate(scenes)]
+    assert {scene.label.word for scene in drawn} == {*COLOURS, *KINDS}
+    plain = random_scene(generator(11, "test", 0))
+    signs = [
+        np.asarray(render(replace(plain, shapes=(), label=Label(word)), 64), dtype=float)
+        for word in (*COLOURS, *KINDS)
+    ]
+    apart = [np.abs(a - b).max() for n, a in enumerate(signs) for b in signs[:n]]
+    assert min(apart) > 60

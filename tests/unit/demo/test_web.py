@@ -7,13 +7,16 @@ from urllib.parse import urljoin, urlsplit
 import numpy as np
 import pytest
 from fastwarc.warc import ArchiveIterator
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.candidates import common_crawl
 from pipeline.candidates.config import WarcConfig
+from pipeline.config import semantic
 from pipeline.demo.captions import mentions_held_out
 from pipeline.demo.config import FaultRates, SmallWebConfig
-from pipeline.demo.plan import DROP_REASONS, page_hosts
+from pipeline.demo.plan import DROP_REASONS, page_hosts, plan_pairs
 from pipeline.demo.shapes import held_out, render
 from pipeline.demo.web import SmallWeb, write_warc
 
@@ -52,6 +55,42 @@ def test_a_rate_of_zero_makes_no_pair():
     web = SmallWeb(CONFIG.model_copy(update={"faults": faults, "wallpaper_share": 0.0}))
     kinds = {pair.kind for pair in web.pairs}
     assert not kinds & {"dead_link", "slow", "wallpaper"}
+
+
+@settings(deadline=None, max_examples=20)  # a busy machine is no failure
+@given(st.floats(0, 1), st.integers(0, 1 << 32))
+def test_letters_leave_all_other_pairs_as_they_were(share, seed):
+    bare = CONFIG.model_copy(update={"num_pictures": 10, "seed": seed})
+    lettered = bare.model_copy(update={"lettering_share": share})
+    for pair, before in zip(plan_pairs(lettered), plan_pairs(bare), strict=True):
+        assert (pair.kind, pair.page_host, pair.url) == (before.kind, before.page_host, before.url)
+        if pair.picture is None or pair.picture.scene.label is None:
+            assert pair == before
+
+
+def test_a_web_without_letters_keeps_its_identity():
+    assert "lettering_share" not in semantic(CONFIG)
+    assert "lettering_share" in semantic(CONFIG.model_copy(update={"lettering_share": 0.5}))
+
+
+def test_as_many_scenes_have_letters_as_asked():
+    num, share = 500, 0.3
+    some = CONFIG.model_copy(update={"num_pictures": num, "lettering_share": share})
+    good = [pair for pair in plan_pairs(some) if pair.kind == "good"]
+    drawn = [pair for pair in good if pair.picture.scene.label]
+    assert len(drawn) == pytest.approx(share * num, abs=4 * (num * share * (1 - share)) ** 0.5)
+    bare = sum(not pair.picture.scene.shapes for pair in drawn)
+    assert bare == pytest.approx(len(drawn) / 2, abs=2 * len(drawn) ** 0.5)
+
+
+def test_copies_of_letters_say_the_same_word():
+    web = SmallWeb(CONFIG.model_copy(update={"lettering_share": 1.0}))
+    pairs = [
+        p for kind in ("exact_copy", "near_copy", "second_caption") for p in pairs_of(web, kind)
+    ]
+    assert pairs
+    for pair in pairs:
+        assert re.search(rf"\b{pair.picture.scene.label.word}\b", pair.caption)
 
 
 def test_nothing_held_out_is_captioned_or_drawn(web):

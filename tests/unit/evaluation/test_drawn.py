@@ -171,6 +171,7 @@ def test_labels_cover_the_middle_and_classes_are_whole_words():
         assert not changed[:16].any()
     captions = ["a red star", "a reddish star", "red and blue", "BLUE on grey"]
     assert named_classes(captions, ["red", "blue"]).tolist() == [0, -1, -1, 1]
+    assert named_classes(captions, ["red", "blue"], ["star", "circle"]).tolist() == [0, -1, -1, -1]
 
 
 def test_an_attack_that_works_is_told_apart():
