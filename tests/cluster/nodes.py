@@ -6,6 +6,7 @@ dies alone.
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -21,8 +22,8 @@ from tests.mlflow_server import free_port
 
 BINARIES = Path(sys.executable).parent
 UP_S = 600.0  # beside other work; seconds on a quiet machine
-WORK = ("ray::RayTrainWorker", "ray::Map")
-"""So the processes are called that do a stage's work; others are Ray's own."""
+WORK = re.compile(r"ray::(RayTrainWorker|Map\(|MapWorker\(.*\)\.)")
+"""So the processes are called that do a stage's work; others are Ray's own, or wait for work."""
 JOINED = """
 import sys
 import ray
@@ -42,8 +43,8 @@ class Node:
         found = []
         for each in self._tree():
             with contextlib.suppress(psutil.Error):
-                title = " ".join(each.cmdline())
-                found += [title] if title.startswith(WORK) else []
+                title = " ".join(each.cmdline()).strip()
+                found += [title] if WORK.match(title) else []
         return found
 
     def kill(self) -> None:

@@ -72,7 +72,7 @@ def services(folder: Path) -> Iterator[Services]:
             ARTIFACTS=f"s3://{BUCKET}/mlflow",
             MLFLOW_AUTH_ADMIN_USERNAME=USER,
             MLFLOW_AUTH_ADMIN_PASSWORD=password,
-            # MLflow's own client sends trailing checksums otherwise, which such stores refuse.
+            # MLflow's server speaks to the bucket by the AWS library's own settings.
             AWS_REQUEST_CHECKSUM_CALCULATION="when_required",
             AWS_RESPONSE_CHECKSUM_VALIDATION="when_required",
             **environment(port),
