@@ -49,8 +49,7 @@ def refuse_in_submission(environment: Mapping[str, str]) -> None:
         ConfigError: A variable is called as secrets are, or its value is an address with a user
             name.
     """
-    config = json.loads(environment.get(SUBMISSION) or "{}")
-    given = (config.get("runtime_env") or {}).get("env_vars") or {}
+    given = submitted_variables(environment)
     found = sorted(name for name, value in given.items() if value and _is_secret(name, str(value)))
     if found:
         raise ConfigError(
@@ -58,6 +57,12 @@ def refuse_in_submission(environment: Mapping[str, str]) -> None:
             "job reads them; set them in the environment of the cluster's machines (from a Secret, "
             "say), or name a file that only you can read"
         )
+
+
+def submitted_variables(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The ``env_vars`` of the submission that started this process; none where none did."""
+    config = json.loads(environment.get(SUBMISSION) or "{}")
+    return (config.get("runtime_env") or {}).get("env_vars") or {}
 
 
 def _is_secret(name: str, value: str) -> bool:

@@ -1,7 +1,7 @@
 """The process environment every job runs in, and the one place that opens Ray.
 
-``prepare_environment`` must run before ray, torch, mlflow or img2dataset are imported; Ray hands
-the same variables to its workers.
+``prepare_environment`` must run before ray, torch, mlflow or img2dataset are imported; Ray's
+workers get the same variables, also on a cluster that somebody else has started.
 """
 
 import logging
@@ -22,6 +22,7 @@ from pydantic import Field
 
 from pipeline.cluster_guard import refuse_open_cluster
 from pipeline.config import StrictModel
+from pipeline.credentials import submitted_variables
 from pipeline.errors import BusyError, ConfigError, StalledError
 
 ENVIRONMENT = {
@@ -103,7 +104,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
             "_temp_dir": str(folder),
         }
         with _silent_stderr():
-            _start({} if submitted else local, quiet)
+            _start({"runtime_env": _for_workers()} if submitted else local, quiet)
         if submitted:
             refuse_open_cluster(ray.get_runtime_context().gcs_address, config.allow_open_cluster)
         # Ray's C++ put its own SIGTERM handler over Python's: put that back.
@@ -132,6 +133,16 @@ def _start(cluster: Mapping[str, Any], quiet: Mapping[str, Any]) -> None:
             "Ray did not come up within its 30 s: this machine is too busy now; the same command "
             "goes on later"
         ) from error
+
+
+def _for_workers() -> dict[str, dict[str, str]]:
+    """The variables above for workers that do not descend from this process.
+
+    Ray refuses what the submission itself has set.
+    """
+    given = submitted_variables(os.environ)
+    ours = {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
+    return {"env_vars": {name: value for name, value in ours.items() if name not in given}}
 
 
 @contextmanager

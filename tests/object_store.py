@@ -2,30 +2,37 @@
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from PIL import Image
 
-from tests.fault_proxy import FaultProxy
-from tests.rados_gateway import BUCKET, client, environment
+from tests.rados_gateway import BUCKET, client
 
 
 class Store:
-    """A folder of the gateway's bucket, reached through the proxy."""
+    """A folder of the gateway's bucket."""
 
-    def __init__(self, proxy: FaultProxy, name: str) -> None:
-        self.proxy, self.uri, self._prefix = proxy, f"s3://{BUCKET}/{name}", f"{name}/"
-        self._client = client(proxy.server_port)
-        self.environment = environment(proxy.port)
+    def __init__(self, port: int, name: str) -> None:
+        self.uri, self._prefix = f"s3://{BUCKET}/{name}", f"{name}/"
+        self._client = client(port)
 
-    def objects(self, folder: str = "") -> dict[str, bytes]:
-        """Content of every object below a folder, by its name in it."""
+    def objects(
+        self, folder: str = "", wanted: Callable[[str], bool] = lambda name: True
+    ) -> dict[str, bytes]:
+        """Content of every (wanted) object below a folder, by its name in it."""
+        get, prefix = self._client.get_object, self._prefix + folder
+        return {
+            name: get(Bucket=BUCKET, Key=prefix + name)["Body"].read()
+            for name in filter(wanted, self.names(folder))
+        }
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of the objects below a folder, in it."""
         prefix = self._prefix + folder
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
         keys = [found["Key"] for page in pages for found in page.get("Contents", ())]
-        get = self._client.get_object
-        return {k.removeprefix(prefix): get(Bucket=BUCKET, Key=k)["Body"].read() for k in keys}
+        return [key.removeprefix(prefix) for key in keys]
 
     def pending(self) -> list[str]:
         """Keys of uploads that nobody has ended."""

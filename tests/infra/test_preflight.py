@@ -1,11 +1,15 @@
 """A cluster is checked before it is used; what is wrong with it is told with a remedy."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from pipeline.chain import cluster_check
+from pipeline.credentials import SUBMISSION
 from tests.ray_head import head, job
+from tests.tiny_run import ROOT
 
 WORD = "0f" * 16
 
@@ -68,28 +72,61 @@ def read(done):
     return {line["check"]: line for line in lines if "check" in line}, lines[-1]["failed"]
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    with head(token=True) as environment:
+        yield environment
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_cluster_with_a_token_passes_and_what_it_lacks_is_named(tmp_path):
+def test_a_cluster_with_a_token_passes_and_what_it_lacks_is_named(tmp_path, cluster):
     output = f"output_dir={tmp_path / 'run'}"
-    with head(token=True) as environment:
-        done = job("preflight", "--set", output, environment=environment)
-        checks, failed = read(done)
-        assert done.returncode == 0, done.stderr
-        assert failed == []
-        assert {"versions", "clocks", "storage", "tokens", "resources of prior"} <= set(checks)
-        assert checks["storage"]["found"] == "1 nodes"
-        assert checks["versions"]["found"]["driver"]["ray"] == "2.60.0"
-        assert not list((tmp_path / "run").glob("*")), "nothing is left behind"
+    done = job("preflight", "--set", output, environment=cluster)
+    checks, failed = read(done)
+    assert done.returncode == 0, done.stderr
+    assert failed == []
+    assert {"versions", "clocks", "storage", "tokens", "resources of prior"} <= set(checks)
+    assert checks["storage"]["found"] == "1 nodes"
+    assert checks["versions"]["found"]["driver"]["ray"] == "2.60.0"
+    assert not list((tmp_path / "run").glob("*")), "nothing is left behind"
 
-        wrong = ["--set", "output_dir=/proc/run", "--set", "prior.execution.gpus_per_worker=1"]
-        more = ["--stage", "prior", "--stage", "embed"]
-        done = job("preflight", *wrong, *more, environment=environment)
-        checks, failed = read(done)
-        assert done.returncode == 3
-        assert failed == ["storage", "resources of prior"]
-        assert checks["resources of prior"]["found"]["there"]["GPU"] == 0
-        assert "resources of embed" in checks
-        assert "resources of clip" not in checks
-        assert all("remedy" in checks[name] for name in failed)
+    wrong = ["--set", "output_dir=/proc/run", "--set", "prior.execution.gpus_per_worker=1"]
+    more = ["--stage", "prior", "--stage", "embed"]
+    done = job("preflight", *wrong, *more, environment=cluster)
+    checks, failed = read(done)
+    assert done.returncode == 3
+    assert failed == ["storage", "resources of prior"]
+    assert checks["resources of prior"]["found"]["there"]["GPU"] == 0
+    assert "resources of embed" in checks
+    assert "resources of clip" not in checks
+    assert all("remedy" in checks[name] for name in failed)
+
+
+ASKED = """
+import os
+from pipeline.runtime import RayConfig, prepare_environment, ray_session
+prepare_environment()
+with ray_session(RayConfig()):
+    import ray
+    print(ray.get(ray.remote(os.getenv).remote("WDS_SECURE")))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("env_vars", "seen"), [({}, "1"), ({"WDS_SECURE": "yes"}, "yes")])
+def test_workers_of_a_cluster_have_the_variables_of_the_driver(cluster, env_vars, seen):
+    """And those of the submission, which come first."""
+    config = json.dumps({"runtime_env": {"env_vars": env_vars}, "metadata": {}})
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED],
+        cwd=ROOT,
+        env={**cluster, SUBMISSION: config},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == [seen], done.stderr
