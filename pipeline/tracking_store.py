@@ -224,6 +224,8 @@ def _client(uri: str) -> Any:  # noqa: ANN401 - its import takes seconds
         # The outbox tries again; a client that does so too only hides that the store is away.
         ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
         ("MLFLOW_HTTP_REQUEST_TIMEOUT", "30"),
+        # Standard output belongs to the job.
+        ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
     ):
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient

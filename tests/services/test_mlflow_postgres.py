@@ -57,7 +57,9 @@ def test_nobody_gets_in_without_the_password(server, route, method):
     assert refused.value.code == 401
 
 
-def test_a_run_is_tracked_with_user_and_password_by_environment(server, tmp_path, monkeypatch):
+def test_a_run_is_tracked_with_user_and_password_by_environment(
+    server, tmp_path, monkeypatch, capfd
+):
     from mlflow.tracking import MlflowClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
@@ -76,6 +78,7 @@ def test_a_run_is_tracked_with_user_and_password_by_environment(server, tmp_path
         if waits(str(tmp_path)):
             Tracking(config, str(tmp_path), "demo", said.append).close()
     assert not waits(str(tmp_path)), said
+    assert capfd.readouterr().out == ""  # where programs read what a job says
     client = MlflowClient(server.address)
     assert [m.value for m in client.get_metric_history(run.run_id, "loss")] == [0.5]
     assert "weights.bin" in {each.path for each in client.list_artifacts(run.run_id)}
