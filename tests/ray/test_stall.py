@@ -17,7 +17,7 @@ from pipeline.runtime import RayConfig, prepare_environment, ray_session
 
 # Ray warns of its own deprecations, which nobody here can mend.
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
-STALL_S = 20.0
+STALL_S = 60.0  # beside other work a worker may take half of it to start
 ROWS = [{"number": number} for number in range(4)]
 
 
@@ -42,7 +42,7 @@ def found(folder):
 
 def test_a_worker_that_hangs_stops_the_step_which_then_goes_on(tmp_path):
     started = time.monotonic()
-    with pytest.raises(StalledError, match=r"20 s \(in squares, .*1 active task"):
+    with pytest.raises(StalledError, match=r"60 s \(in squares, .*1 active task"):
         found(tmp_path)
     assert time.monotonic() - started >= STALL_S
     assert not psutil.pid_exists(int((tmp_path / "stopped").read_text()))

@@ -67,14 +67,14 @@ def test_no_more_requests_run_at_one_host_than_allowed():
 def test_a_host_that_asked_for_a_pause_gets_it_and_others_do_not_wait():
     async def visits():
         budget = HostBudget(config())
-        budget.pause("a.com", 0.05)
+        budget.pause("a.com", 0.5)
         before = time.monotonic()
         other, paused = await asyncio.gather(visit(budget, "b.com"), visit(budget, "a.com"))
         return other - before, paused - before
 
     other_s, paused_s = asyncio.run(visits())
-    assert other_s < 0.03
-    assert paused_s >= 0.045
+    assert other_s < 0.4
+    assert paused_s >= 0.45
 
 
 def test_a_pause_longer_than_a_pictures_deadline_is_not_waited_for():
