@@ -52,10 +52,7 @@ def main() -> int:
     with services(folder) as found:
         cluster = Cluster(found.machine)
         try:
-            cluster.start_head(num_cpus=0, dashboard=True)
-            for _ in range(NUM_NODES):
-                cluster.add(node_cpus(run_file))
-            cluster.wait()
+            cluster.start(NUM_NODES, node_cpus(run_file))
             store = found.store("chain")
             submission = Submission(cluster, found, store, run_file, options.set)
             told = submitted(submission, local, kill, options.seed)

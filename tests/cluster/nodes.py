@@ -104,6 +104,13 @@ class Cluster:
         """Those that live, the head first."""
         self._started = 0
 
+    def start(self, num_nodes: int, num_cpus: int) -> None:
+        """A head without CPUs but with the job API, and nodes that work."""
+        self.start_head(num_cpus=0, dashboard=True)
+        for _ in range(num_nodes):
+            self.add(num_cpus)
+        self.wait()
+
     def start_head(self, num_cpus: int, *, dashboard: bool = False) -> None:
         """The first node."""
         host, port = self.address.split(":")

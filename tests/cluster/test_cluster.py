@@ -65,10 +65,7 @@ def found(alone, tmp_path_factory):
 def cluster(found, run_file):
     started = Cluster(found.machine)
     try:
-        started.start_head(num_cpus=0, dashboard=True)
-        for _ in range(NUM_NODES):
-            started.add(node_cpus(run_file))
-        started.wait()
+        started.start(NUM_NODES, node_cpus(run_file))
         yield started
     finally:
         started.stop()
