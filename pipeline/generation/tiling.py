@@ -39,7 +39,7 @@ def tiled(
         ConfigError: The tile does not lie on the network's grid.
     """
     scale = model.config.high_px // model.config.low_px
-    grid = math.lcm(scale, 2 ** (len(model.config.unet.multipliers) - 1))
+    grid = math.lcm(scale, model.config.unet.grid_px)
     if tile_px % grid:
         raise ConfigError(
             f"tile_px={tile_px} is not a multiple of {grid}, the grid on which this upsampler "

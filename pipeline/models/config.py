@@ -234,6 +234,10 @@ class UNetConfig(StrictModel):
     channels: int = Field(ge=1)
     """Channels of the first level; each level has ``channels · multiplier``."""
     multipliers: tuple[int, ...] = Field(min_length=1)
+    patch_px: int = Field(default=1, ge=1, exclude_if=lambda value: value == 1)
+    """Side of the squares of pixels that the network reads and writes as one, each pixel a channel:
+    what it costs falls with their area, the picture keeps its pixels (Hoogeboom et al. 2023, simple
+    diffusion, §3.2)."""
     res_blocks: int = Field(ge=1)
     """Residual blocks per level."""
     attention_levels: tuple[int, ...] = ()
@@ -244,6 +248,19 @@ class UNetConfig(StrictModel):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     scale_shift: bool = True
     """The timestep scales and shifts the second norm (ADM) instead of being added before it."""
+
+    @property
+    def grid_px(self) -> int:
+        """Sides of pictures are multiples of it."""
+        return self.patch_px * 2 ** (len(self.multipliers) - 1)
+
+    def check_side(self, name: str, side_px: int) -> None:
+        """Raise ValueError where patches or levels do not divide a side."""
+        if side_px % self.grid_px:
+            raise ValueError(
+                f"{name}={side_px} is not a multiple of {self.grid_px}: patch_px={self.patch_px}, "
+                f"halved {len(self.multipliers) - 1} times"
+            )
 
     @model_validator(mode="after")
     def _divisible(self) -> "UNetConfig":
@@ -281,6 +298,11 @@ class DecoderConfig(StrictModel):
     learned_variance: bool = False
     """Three more output channels that interpolate the variance (Nichol & Dhariwal 2021)."""
 
+    @model_validator(mode="after")
+    def _divisible(self) -> "DecoderConfig":
+        self.unet.check_side("image_px", self.image_px)
+        return self
+
 
 class UpsamplerConfig(StrictModel):
     """Unconditional U-Net that reads a small picture and makes a larger one."""
@@ -300,6 +322,7 @@ class UpsamplerConfig(StrictModel):
     def _grows(self) -> "UpsamplerConfig":
         if self.high_px % self.low_px:
             raise ValueError(f"high_px={self.high_px} is not a multiple of low_px={self.low_px}")
+        self.unet.check_side("high_px", self.high_px)
         return self
 
 

@@ -147,6 +147,11 @@ def _unet(where: str, config: UNetConfig) -> Iterator[str]:
             f"{where}.unet.multipliers[0]={config.multipliers[0]}: its first level has the width "
             "of the first convolution; use 1, and larger channels"
         )
+    if config.patch_px > 1:
+        yield (
+            f"{where}.unet.patch_px={config.patch_px}: its networks read single pixels; train with "
+            "1"
+        )
 
 
 def _upsampler(each: Upsampling, *, is_first: bool) -> Iterator[str]:

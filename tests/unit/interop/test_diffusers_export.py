@@ -228,6 +228,11 @@ OWN = {"type": "own", "width": 16, "layers": 1, "head_width": 8}
             ["decoder.task.model.unet.multipliers[0]=2", "use 1"],
         ),
         (
+            with_model("decoder", unet={**UNET, "patch_px": 2}),
+            {},
+            ["decoder.task.model.unet.patch_px=2", "train with 1"],
+        ),
+        (
             {"decoder": {**TASKS["decoder"], "diffusion": {"prediction": "v"}}},
             {},
             ["decoder.task.diffusion.prediction=v", "eps and x_start"],

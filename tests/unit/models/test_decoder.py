@@ -1,5 +1,6 @@
 import pytest
 import torch
+from pydantic import ValidationError
 
 from pipeline.models.config import ClipShape, DecoderConfig, OwnText, UNetConfig, UpsamplerConfig
 from pipeline.models.decoder import Decoder
@@ -104,3 +105,15 @@ def test_upsampler_reads_the_small_picture_at_any_size():
         out = model(x_t, torch.tensor([1, 2]), low_res)
         assert out.shape == x_t.shape
         assert not torch.allclose(model(x_t, torch.tensor([1, 2]), -low_res), out, atol=1e-4)
+
+
+def test_sides_that_the_levels_do_not_divide_are_refused():
+    with pytest.raises(ValidationError, match="image_px=10 is not a multiple of 4: patch_px=2"):
+        DecoderConfig(
+            clip=ClipShape(embed_dim=8, text_width=12),
+            image_px=10,
+            unet=UNET.model_copy(update={"patch_px": 2}),
+            context_width=16,
+        )
+    with pytest.raises(ValidationError, match="high_px=9 is not a multiple of 2"):
+        UpsamplerConfig(low_px=3, high_px=9, unet=UNET)

@@ -75,6 +75,21 @@ def test_without_attention_it_runs_at_any_size_its_levels_divide():
     assert not any("qkv" in name for name in model.state_dict())
 
 
+@torch.no_grad()
+def test_pixels_of_a_patch_are_channels_of_its_place():
+    """The same weights on single pixels, each given its square's other pixels as channels."""
+    patches = trained_like(UNet(3, 3, tiny(patch_px=2)))
+    pixels = UNet(12, 12, tiny())
+    pixels.load_state_dict(patches.state_dict())
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([5, 700])
+    corners = [(row, column) for row in (0, 1) for column in (0, 1)]
+    squares = torch.stack([x[..., row::2, column::2] for row, column in corners], dim=2)
+    expected = pixels.eval()(squares.flatten(1, 2), t).unflatten(1, (3, 4))
+    made = patches(x, t)
+    for place, (row, column) in enumerate(corners):
+        torch.testing.assert_close(made[..., row::2, column::2], expected[:, :, place])
+
+
 def test_gradients_reach_every_parameter():
     model = trained_like(UNet(3, 6, tiny(), context_width=8))
     out = model(torch.randn(2, 3, 8, 8), torch.tensor([1, 2]), None, torch.randn(2, 4, 8))
