@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.diffusion.config import Prediction
 from pipeline.diffusion.gaussian import learned_log_variance, posterior, spread, to_x_start
 
 
@@ -60,6 +61,27 @@ def velocity_weight(signal: Float[Tensor, " batch"], max_weight: float) -> Float
         max_weight: At least 1, which gives every step the weight 1 (L_simple).
     """
     return (1 / signal).clamp(max=max_weight)
+
+
+def min_snr_weight(
+    prediction: Prediction, signal: Float[Tensor, " batch"], gamma: float
+) -> Float[Tensor, " batch"]:
+    r"""Weight that turns a squared error into that of the clean sample times min(SNR, gamma).
+
+    .. math:: \min(\mathrm{SNR}, \gamma) \, |x_0 - \hat x_0|^2
+        = \min(1, \gamma / \mathrm{SNR}) \, |\epsilon - \hat\epsilon|^2, \qquad
+        \mathrm{SNR} = \bar\alpha_t / (1 - \bar\alpha_t)
+
+    Source: Hang et al. 2023 (Min-SNR), §3.4; they use gamma = 5.
+
+    Args:
+        prediction: What the error is of.
+        signal: alpha_bar at each sample's step.
+        gamma: Signal-to-noise ratio from which on errors of the clean sample weigh alike.
+    """
+    snr = signal / (1 - signal)
+    of_clean = {"eps": snr, "x_start": torch.ones_like(snr), "v": snr + 1}
+    return snr.clamp(max=gamma) / of_clean[prediction]
 
 
 def gaussian_kl(

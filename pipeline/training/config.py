@@ -81,6 +81,9 @@ class DecoderTaskConfig(StrictModel):
     max_loss_weight: float = Field(default=1.0, ge=1)
     """Errors weigh min(1/alpha_bar, this): 1 is L_simple (the paper); larger values come close to
     the loss in v (Salimans & Ho 2022 §4), which learns what is where from far fewer samples."""
+    snr_gamma: float | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
+    """Errors of the clean picture weigh min(SNR, this) (Min-SNR, Hang et al. 2023, who use 5);
+    none is L_simple (the paper). With x_start, edges are learned from far fewer samples."""
     vlb_weight: float = Field(default=0.001, ge=0)
     """Weight of the variational bound when the variance is learned (Nichol & Dhariwal 2021)."""
 
@@ -89,6 +92,15 @@ class DecoderTaskConfig(StrictModel):
         if self.view_px % self.model.image_px:
             raise ValueError(
                 f"view_px={self.view_px} is not a multiple of image_px={self.model.image_px}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_weighting(self) -> "DecoderTaskConfig":
+        if self.snr_gamma is not None and self.max_loss_weight > 1:
+            raise ValueError(
+                f"snr_gamma={self.snr_gamma} and max_loss_weight={self.max_loss_weight} both weigh "
+                "the loss; give one"
             )
         return self
 

@@ -282,7 +282,7 @@ class DecoderTask:
         per_sample = losses.simple_loss(prediction, target)
         metrics = {"mse": per_sample.detach().mean()}
         metrics |= losses.loss_by_step(per_sample, t, self.config.diffusion.num_steps)
-        per_sample = losses.velocity_weight(signal, self.config.max_loss_weight) * per_sample
+        per_sample = self._weight(signal) * per_sample
         if self.config.model.learned_variance:
             before = gaussian.signal_at(process.alpha_bar, t - 1)
             mean = gaussian.to_x_start(process.prediction, prediction.detach(), x_t, signal)
@@ -293,6 +293,12 @@ class DecoderTask:
             per_sample = per_sample + weight * bits
             metrics["vlb_bits"] = bits.detach().mean()
         return per_sample, metrics
+
+    def _weight(self, signal: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        gamma = self.config.snr_gamma
+        if gamma is not None:
+            return losses.min_snr_weight(self._process.prediction, signal, gamma)
+        return losses.velocity_weight(signal, self.config.max_loss_weight)
 
     @torch.no_grad()
     def pictures(self, model: nn.Module, batch: Batch) -> UInt8[Tensor, " n 3 height width"] | None:

@@ -3,10 +3,18 @@ import math
 import pytest
 import torch
 
-from pipeline.diffusion.gaussian import q_sample, signal_at
+from pipeline.diffusion.gaussian import (
+    q_sample,
+    signal_at,
+    spread,
+    to_eps,
+    to_x_start,
+)
+from pipeline.diffusion.gaussian import target as target_of
 from pipeline.diffusion.losses import (
     gaussian_kl,
     loss_by_step,
+    min_snr_weight,
     picture_log_likelihood,
     prior_term,
     simple_loss,
@@ -117,3 +125,19 @@ def test_nothing_is_left_of_the_signal_at_the_last_step():
     x_start = torch.rand(3, 4) * 2 - 1
     assert prior_term(x_start, cosine_alpha_bar(1000)[-1:].expand(3)).max().item() < 1e-4
     assert prior_term(x_start, torch.full((3,), 0.5)).min().item() > 0.05
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x_start", "v"])
+def test_min_snr_is_the_same_loss_whatever_is_predicted(prediction):
+    """min(SNR, gamma) times the clean sample's error (Hang et al. 2023)."""
+    torch.manual_seed(0)
+    x_start, eps, other = torch.randn(3, 5, 2, 4, 4)
+    signal = torch.tensor([0.02, 0.3, 0.5, 0.8, 0.99])
+    x_t = spread(signal, x_start).sqrt() * x_start + (1 - spread(signal, x_start)).sqrt() * eps
+    clean = x_start + 0.1 * other
+    noise = to_eps(clean, x_t, signal)
+    output = target_of(prediction, clean, noise, signal)
+    assert torch.allclose(to_x_start(prediction, output, x_t, signal), clean, atol=1e-4)
+    errors = simple_loss(output, target_of(prediction, x_start, eps, signal))
+    expected = torch.tensor([0.02 / 0.98, 3 / 7, 1.0, 4.0, 5.0]) * simple_loss(clean, x_start)
+    torch.testing.assert_close(min_snr_weight(prediction, signal, 5.0) * errors, expected)

@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pipeline import weights_file
 from pipeline.diffusion.config import BlurConfig, DiffusionConfig
@@ -256,6 +257,25 @@ def test_the_weight_of_high_noise_is_capped(inputs):
     ratio = losses[1] / losses[0]
     signal = torch.cos((batch["t"] + 1) / 1000 * torch.pi / 2) ** 2
     torch.testing.assert_close(ratio, (1 / signal).clamp(max=5.0), atol=0.05, rtol=0.05)
+
+
+def test_min_snr_weighs_the_clean_pictures_error(inputs):
+    config = configs()["decoder"]
+    batch, losses = None, []
+    for gamma in (None, 5.0):
+        task = build_task(config.model_copy(update={"snr_gamma": gamma}), inputs)
+        torch.manual_seed(0)
+        batch = batch or batch_of(task, range(8))
+        losses.append(task.loss(task.build(), batch)[0])
+    signal = torch.cos((batch["t"] + 1) / 1000 * torch.pi / 2) ** 2
+    expected = (5 * (1 - signal) / signal).clamp(max=1.0)  # the task predicts eps
+    torch.testing.assert_close(losses[1] / losses[0], expected, atol=0.05, rtol=0.05)
+
+
+def test_one_weighting_at_a_time():
+    values = configs()["decoder"].model_dump()
+    with pytest.raises(ValidationError, match=r"snr_gamma=5.0 and max_loss_weight=5.0 both"):
+        DecoderTaskConfig(**(values | {"snr_gamma": 5.0, "max_loss_weight": 5.0}))
 
 
 def test_learned_variance_adds_its_bound(inputs):
