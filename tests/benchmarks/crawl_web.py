@@ -62,11 +62,11 @@ def input_sha256(folder: Path, num: int) -> str:
 
 
 @contextmanager
-def serving(folder: Path, num: int) -> Iterator[int]:
-    """Serve pictures while the block runs; the port."""
+def serving(folder: Path, num: int, latency_s: float = LATENCY_S) -> Iterator[int]:
+    """Serve pictures while the block runs, each answer after ``latency_s``; the port."""
     here, there = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_serve, args=(folder, num, there), daemon=True)
+    process = context.Process(target=_serve, args=(folder, num, latency_s, there), daemon=True)
     process.start()
     try:
         yield here.recv()
@@ -75,12 +75,14 @@ def serving(folder: Path, num: int) -> Iterator[int]:
         process.join(10)
 
 
-def _serve(folder: Path, num: int, told: Connection) -> None:
+def _serve(folder: Path, num: int, latency_s: float, told: Connection) -> None:
     answers = [_answer(200, (folder / f"{n}.jpg").read_bytes(), "image/jpeg") for n in range(num)]
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Protocol(answers), "127.0.0.1", 0, backlog=4096)
+        server = await loop.create_server(
+            lambda: _Protocol(answers, latency_s), "127.0.0.1", 0, backlog=4096
+        )
         told.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -99,8 +101,8 @@ MISSING = _answer(404, b"", "text/plain")
 class _Protocol(asyncio.Protocol):
     """Just enough HTTP: a GET without a body, answered after the delay."""
 
-    def __init__(self, answers: Sequence[bytes]) -> None:
-        self._answers, self._received = answers, b""
+    def __init__(self, answers: Sequence[bytes], latency_s: float) -> None:
+        self._answers, self._latency_s, self._received = answers, latency_s, b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -111,7 +113,7 @@ class _Protocol(asyncio.Protocol):
             request, _, self._received = self._received.partition(b"\r\n\r\n")
             path = request.split(b" ", 2)[1]
             closes = b"connection: close" in request.lower()
-            asyncio.get_running_loop().call_later(LATENCY_S, self._send, path, closes)
+            asyncio.get_running_loop().call_later(self._latency_s, self._send, path, closes)
 
     def _send(self, path: bytes, closes: bool) -> None:
         if self._transport.is_closing():

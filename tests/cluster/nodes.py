@@ -41,7 +41,7 @@ class Node:
     def at_work(self) -> list[str]:
         """What it does of a stage's work."""
         found = []
-        for each in self._tree():
+        for each in self.processes():
             with contextlib.suppress(psutil.Error):
                 title = " ".join(each.cmdline()).strip()
                 found += [title] if WORK.match(title) else []
@@ -49,14 +49,14 @@ class Node:
 
     def kill(self) -> None:
         """As a machine goes whose power fails."""
-        for each in self._tree():
+        for each in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
         self.process.wait()
 
     def stop(self) -> None:
         """In order, and what does not go is killed."""
-        tree = self._tree()
+        tree = self.processes()
         for each in tree:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.terminate()
@@ -65,7 +65,8 @@ class Node:
                 each.kill()
         self.process.wait()
 
-    def _tree(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
+        """All that live of it."""
         try:
             root = psutil.Process(self.process.pid)
             return [root, *root.children(recursive=True)]
