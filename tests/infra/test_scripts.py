@@ -1,5 +1,6 @@
 """Shell scripts: linted, and the Slurm script run with commands that do what Slurm's do."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -43,9 +44,9 @@ def test_shellcheck_finds_mistakes(tmp_path):
 
 
 class Allocation:
-    """One node of a Slurm that is not there: its commands, its variables, its working folder."""
+    """A Slurm that is not there: its commands, its variables, its working folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, num_nodes: int = 1) -> None:
         self.folder, self.asked = folder, folder / "asked"
         (folder / "bin").mkdir()
         (folder / ".venv/bin").mkdir(parents=True)
@@ -59,7 +60,7 @@ class Allocation:
             "RAY_raylet_start_wait_time_s": "150",
             "SLURM_JOB_ID": "17",
             "SLURM_JOB_NODELIST": "here",
-            "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_JOB_NUM_NODES": str(num_nodes),
         }
 
     def command(self, name: str, text: str) -> None:
@@ -87,7 +88,8 @@ def ended(job: subprocess.Popen[str]) -> tuple[str, str]:
     try:
         job.wait(timeout=540)
     finally:
-        os.killpg(job.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGTERM)
     return job.communicate(timeout=60)
 
 
@@ -121,7 +123,7 @@ printf '%s\\n' "$@" > {folder}/arguments
 
 @pytest.mark.parametrize(("code", "requeued"), [(75, True), (2, False), (0, False)])
 def test_exit_code_75_alone_is_put_back_into_the_queue(tmp_path, code, requeued):
-    allocation = Allocation(tmp_path)
+    allocation = Allocation(tmp_path, num_nodes=3)
     allocation.command(".venv/bin/ray", '[ "$1" = health-check ] || sleep 60\n')
     allocation.command(".venv/bin/python", noting(tmp_path, f"exit {code}"))
     job = allocation.submit("run.yaml", "--set", "a=b")
@@ -134,6 +136,33 @@ def test_exit_code_75_alone_is_put_back_into_the_queue(tmp_path, code, requeued)
     assert "RAY_AUTH_MODE=token" in environment
     assert "RAY_AUTH_TOKEN=" not in environment  # by file alone
     assert (tmp_path / "mode").read_text().strip() == "600"
+    assert not list(tmp_path.glob(".ray-token*"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "code", "told"),
+    [("ray", 2, "is not there: submit from"), ("run.yaml", 1, "is a run file: sbatch")],
+)
+def test_what_is_missing_is_named_before_a_node_does_anything(tmp_path, missing, code, told):
+    allocation = Allocation(tmp_path)
+    if missing != "ray":
+        allocation.command(".venv/bin/ray", "sleep 60\n")
+    job = allocation.submit(*({"run.yaml"} - {missing}))
+    _, err = ended(job)
+    assert job.returncode == code
+    assert told in err
+    assert not allocation.asked.exists()
+
+
+def test_nodes_that_do_not_start_give_the_allocation_back(tmp_path):
+    allocation = Allocation(tmp_path, num_nodes=2)
+    allocation.command(".venv/bin/ray", 'echo "the port is taken" >&2; exit 1\n')
+    allocation.command(".venv/bin/python", "exit 1\n")
+    job = allocation.submit("run.yaml")
+    _, err = ended(job)
+    assert job.returncode == 1
+    assert "the port is taken" in err
+    assert "before all 2 nodes had joined" in err
     assert not list(tmp_path.glob(".ray-token*"))
 
 
