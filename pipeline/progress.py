@@ -37,6 +37,7 @@ class Bar:
         """Open a bar of ``total`` units; lines instead of a bar when the stream is no terminal."""
         self._name, self._total, self._unit, self._stream = name, total, unit, stream
         self._notes: dict[str, int | float | str] = {}
+        self._measures: dict[str, int | float] = {}
         self._gauges = BarGauges(name, unit, total)
         self._done = self._before = 0
         self._told: tuple[int, str] | None = None
@@ -46,6 +47,7 @@ class Bar:
             if stream.isatty()
             else None
         )
+        self._gauges.show(0, {})  # what never takes its first step is seen standing too
 
     def advance(self, amount: int = 1, **counts: int) -> None:
         """Move on by ``amount`` units and add to the counted notes."""
@@ -57,6 +59,11 @@ class Bar:
         """Move to an absolute position and replace notes, such as a loss."""
         self._notes.update(notes)
         self._move(position - self._done)
+
+    def measure(self, **measures: int | float) -> None:
+        """Replace numbers that dashboards show and a line has no room for."""
+        self._measures.update(measures)
+        self._gauges.show(self._done, {**self._notes, **self._measures})
 
     def begin(self, position: int) -> None:
         """Start at a position that an earlier call reached, which says nothing of today's rate."""
@@ -74,7 +81,7 @@ class Bar:
 
     def _move(self, amount: int) -> None:
         self._done += amount
-        self._gauges.show(self._done, self._notes)
+        self._gauges.show(self._done, {**self._notes, **self._measures})
         if self._bar is not None:
             self._bar.set_postfix_str(self._note_text(), refresh=False)
             self._bar.update(amount)

@@ -19,6 +19,9 @@ from pipeline.training.stragglers import Stragglers
 from pipeline.training.validation import GRIDS
 
 WATCH_EVERY_S = 0.5
+MEASURES = ("gradient_norm", "data_wait_share", "mfu")
+"""What dashboards show beside the loss and the steps that were not applied."""
+NONFINITE = "nonfinite_steps"
 
 OnMetrics = Callable[[Sequence[Mapping[str, Any]]], Any]
 """Takes spool records in order; records that were given before may come again after a restart."""
@@ -68,7 +71,7 @@ class _Watcher:
         self._side = SideLooks(settings, progress.say) if on_side else None
         self._uri, self._nodes, self._nodes_due_s = uri, dict[str, SpoolTail](), 0.0
         self._on_metrics, self._on_grid = on_metrics, on_grid
-        self._complained = False
+        self._complained, self._num_nonfinite = False, 0
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -85,6 +88,9 @@ class _Watcher:
         records = self._tail.new_records()
         if records:
             notes = {name: value for r in records for name, value in r.items() if name == "loss"}
+            measures = {n: value for r in records for n, value in r.items() if n in MEASURES}
+            self._num_nonfinite += sum(int(record.get(NONFINITE, 0)) for record in records)
+            self._bar.measure(**measures, **{NONFINITE: self._num_nonfinite})
             self._bar.to(int(records[-1][STEP]), **notes)
             for message in self._stragglers.messages(records):
                 self._progress.say(message)

@@ -19,6 +19,7 @@ def show(kind):
     with progress.stage("crawl", total=4, unit="partitions") as bar:
         bar.advance(1, kept=3, dropped=1)
         bar.advance(1, kept=2, dropped=0)
+        bar.measure(mfu=0.5)
         bar.to(4, loss=0.25)
     progress.say("done")
     stream.flush()
@@ -84,7 +85,20 @@ def test_a_bar_says_its_numbers_to_prometheus_where_ray_runs(monkeypatch):
         ("unclip_note", "crawl", "partitions", "kept"): 5,
         ("unclip_note", "crawl", "partitions", "dropped"): 1,
         ("unclip_note", "crawl", "partitions", "loss"): 0.25,
+        ("unclip_note", "crawl", "partitions", "mfu"): 0.5,
     }
+
+
+def test_a_stage_that_has_not_done_a_unit_is_seen_standing(monkeypatch):
+    import ray.util.metrics
+
+    monkeypatch.setattr(ray.util.metrics, "Gauge", Recorded)
+    monkeypatch.setattr(gauges, "_ray_runs", lambda: True)
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    with Progress(stream).stage("match", total=4, unit="shards"):
+        pass
+    assert Recorded.values[("unclip_done", "match", "shards")] == 0
+    assert Recorded.values[("unclip_total", "match", "shards")] == 4
 
 
 def test_without_ray_no_thread_is_started():
