@@ -38,6 +38,8 @@ fi
 # Jobs off: they cost 2 GiB and open routes that tracking does not need.
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false
 export MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
+# Many stores on premises refuse checksums that only newer ones know.
+export AWS_REQUEST_CHECKSUM_CALCULATION=${AWS_REQUEST_CHECKSUM_CALCULATION:-when_required}
 exec "$(dirname "$0")/../../.venv/bin/python" -m mlflow server \
     "${app[@]}" --host "$HOST" --port "$PORT" --workers "$WORKERS" \
     --backend-store-uri "$STORE" --artifacts-destination "$ARTIFACTS" \

@@ -4,13 +4,19 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Callable, Iterator
-from typing import Any
 
+from tests.infra import wiring
 from tests.infra.manifests import INFRA, ROOT, Object, cluster_spec, groups, of_kind, pods
+from tests.infra.wiring import values
 
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 METADATA = ipaddress.ip_address("169.254.169.254")
-SECRETS = {"unclip-ray-token", "unclip-redis", "unclip-mlflow"}
+SECRETS = {  # and the keys that README.md tells to put in; of a bucket, variables of the AWS tools
+    "unclip-ray-token": {"auth_token"},
+    "unclip-redis": {"password"},
+    "unclip-mlflow": {"username", "password", "session", "store", "artifacts"},
+    "unclip-bucket": set(),
+}
 
 Policy = Callable[[list[Object]], Iterator[str]]
 
@@ -30,18 +36,6 @@ def _containers(objects: list[Object]) -> Iterator[tuple[str, Object]]:
     for place, pod in pods(objects):
         for container in pod["containers"]:
             yield f"{place}: {container['name']}", container
-
-
-def _values(value: Any, name: str) -> Iterator[Any]:
-    """Every value under a key of this name, however deep."""
-    if isinstance(value, dict):
-        for key, each in value.items():
-            if key == name:
-                yield each
-            yield from _values(each, name)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _values(each, name)
 
 
 def images_are_pinned(objects: list[Object]) -> Iterator[str]:
@@ -67,6 +61,9 @@ def memory_is_bounded(objects: list[Object]) -> Iterator[str]:
             yield f"{place}: needs requests of cpu and memory, and a limit that is its memory"
         if needs.get("nvidia.com/gpu") != most.get("nvidia.com/gpu"):
             yield f"{place}: GPUs requested are not those of the limit"
+    for options in values(objects, "autoscalerOptions"):
+        if not options.get("resources", {}).get("limits", {}).get("memory"):
+            yield "the autoscaler's memory is not limited"
 
 
 def nobody_is_root(objects: list[Object]) -> Iterator[str]:
@@ -106,10 +103,11 @@ def secrets_are_named_never_written(objects: list[Object]) -> Iterator[str]:
             secret = re.search(r"TOKEN|PASSWORD|SECRET|_KEY|STORE$", env["name"])
             if secret and "value" in env:
                 yield f"{place}: {env['name']} is written out"
-    for reference in [*_values(objects, "secretKeyRef"), *_values(objects, "authOptions")]:
-        name = reference.get("name", reference.get("secretName"))
-        if name not in SECRETS:
-            yield f"the Secret {name} is described nowhere"
+    kinds = ("secretKeyRef", "secretRef", "authOptions")
+    for reference in (each for kind in kinds for each in values(objects, kind)):
+        name, key = reference.get("name", reference.get("secretName")), reference.get("key")
+        if name not in SECRETS or (key and key not in SECRETS[name]):
+            yield f"the Secret {name} with the key {key} is described nowhere"
 
 
 def nothing_is_open(objects: list[Object]) -> Iterator[str]:
@@ -125,7 +123,7 @@ def nothing_is_open(objects: list[Object]) -> Iterator[str]:
     if policies.get("deny-all") != closed:
         yield "no NetworkPolicy denies what none allows"
     for name, spec in policies.items():
-        for block in _values(spec, "ipBlock"):
+        for block in values(spec, "ipBlock"):
             holes = [ipaddress.ip_network(hole) for hole in block.get("except", [])]
             network = ipaddress.ip_network(block["cidr"])
             if METADATA in network and not any(METADATA in hole for hole in holes):
@@ -172,15 +170,10 @@ def pods_say_where_they_run(objects: list[Object]) -> Iterator[str]:
 
 def names_are_found(objects: list[Object]) -> Iterator[str]:
     claims = {each["metadata"]["name"] for each in of_kind(objects, "PersistentVolumeClaim")}
-    for reference in _values(objects, "persistentVolumeClaim"):
+    for reference in values(objects, "persistentVolumeClaim"):
         if reference["claimName"] not in claims:
             yield f"no PersistentVolumeClaim {reference['claimName']}"
-    services = {each["metadata"]["name"] for each in of_kind(objects, "Service")}
-    texts = [*_values(objects, "redisAddress"), *_values(objects, "entrypoint")]
-    for name in re.findall(r"\b(unclip-\w+):\d+", " ".join(texts)):
-        if name not in services:
-            yield f"no Service {name}"
-    claimed = {c["metadata"]["name"] for cs in _values(objects, "volumeClaimTemplates") for c in cs}
+    claimed = {c["metadata"]["name"] for cs in values(objects, "volumeClaimTemplates") for c in cs}
     for place, pod in pods(objects):
         there = claimed | {volume["name"] for volume in pod.get("volumes", [])}
         for container in pod["containers"]:
@@ -202,4 +195,11 @@ POLICIES: tuple[Policy, ...] = (
     shared_memory_is_there,
     pods_say_where_they_run,
     names_are_found,
+    wiring.services_are_answered,
+    wiring.addresses_are_services,
+    wiring.probes_ask_ports_that_are_there,
+    wiring.selectors_choose_pods,
+    wiring.no_policy_lets_all_in_or_out,
+    wiring.folders_are_mounted,
+    wiring.the_host_stays_away,
 )

@@ -163,6 +163,7 @@ def test_kuberays_definitions_find_mistakes(place, value, told):
 
 
 POD = "RayCluster unclip/spec/workerGroupSpecs/0/template/spec"
+MLFLOW = "Deployment unclip-mlflow/spec/template/spec/containers/0"
 WRONG = {
     "images_are_pinned": [
         (f"{POD}/containers/0/image", "unclip-pipeline:latest"),
@@ -172,16 +173,18 @@ WRONG = {
     "memory_is_bounded": [
         (f"{POD}/containers/0/resources/limits", {}),
         (f"{POD}/containers/0/resources/requests/memory", "1Gi"),
+        ("RayCluster unclip/spec/autoscalerOptions/resources/limits", None),
     ],
     "nobody_is_root": [
         (f"{POD}/securityContext/runAsNonRoot", False),
         (f"{POD}/containers/0/securityContext/readOnlyRootFilesystem", False),
     ],
     "tokens_of_kubernetes_stay_away": [(f"{POD}/automountServiceAccountToken", True)],
-    "ray_asks_for_its_token": [("RayJob demo-clip/spec/rayClusterSpec/authOptions", {})],
+    "ray_asks_for_its_token": [("RayJob paper-clip/spec/rayClusterSpec/authOptions", {})],
     "secrets_are_named_never_written": [
         (f"{POD}/containers/0/env/1", {"name": "MLFLOW_TRACKING_PASSWORD", "value": "a"}),
         ("RayCluster unclip/spec/authOptions/secretName", "mine"),
+        (f"{POD}/containers/0/env/2/valueFrom/secretKeyRef/key", "user"),
     ],
     "nothing_is_open": [
         ("Service unclip-redis/spec/type", "LoadBalancer"),
@@ -196,8 +199,41 @@ WRONG = {
     "pods_say_where_they_run": [(f"{POD}/nodeSelector", {})],
     "names_are_found": [
         (f"{POD}/volumes/0/persistentVolumeClaim/claimName", "runs"),
-        ("RayCluster unclip/spec/gcsFaultToleranceOptions/redisAddress", "unclip-store:6379"),
         (f"{POD}/containers/0/volumeMounts/0/name", "folder"),
+    ],
+    "services_are_answered": [
+        ("Service unclip-mlflow/spec/ports/0/port", 5001),
+        ("Service unclip-mlflow/spec/selector", {"app": "mlflow"}),
+        (f"{MLFLOW}/ports/0/containerPort", 5001),
+    ],
+    "addresses_are_services": [
+        ("RayCluster unclip/spec/gcsFaultToleranceOptions/redisAddress", "unclip-store:6379"),
+        ("RayCluster unclip/spec/gcsFaultToleranceOptions/redisAddress", "unclip-redis:6380"),
+    ],
+    "probes_ask_ports_that_are_there": [(f"{MLFLOW}/readinessProbe/httpGet/port", "htpp")],
+    "selectors_choose_pods": [
+        ("Deployment unclip-mlflow/spec/template/metadata/labels", {"app": "mlflow"}),
+        ("NetworkPolicy redis/spec/podSelector/matchLabels", {"app": "redis"}),
+        ("NetworkPolicy ray/spec/egress/0/to/2/podSelector/matchLabels", {"app": "mlflow"}),
+        ("NetworkPolicy redis/spec/ingress/0/ports/0/port", 6380),
+        ("PodDisruptionBudget unclip-redis/spec/selector/matchLabels", {"app": "redis"}),
+    ],
+    "no_policy_lets_all_in_or_out": [
+        ("NetworkPolicy ray/spec/ingress", [{}]),
+        ("NetworkPolicy ray/spec/egress", [{}]),
+        ("NetworkPolicy ray/spec/ingress/1/from/0", {"namespaceSelector": {}}),
+        ("NetworkPolicy ray/spec/ingress/0/from/0/podSelector", {}),
+        ("NetworkPolicy ray/spec/egress/2/ports", None),
+    ],
+    "folders_are_mounted": [
+        ("PersistentVolumeClaim unclip-runs/spec/accessModes", ["ReadWriteOnce"]),
+        (f"RayJob paper-clip/spec/{HEAD}/volumeMounts/0/mountPath", "/run"),
+    ],
+    "the_host_stays_away": [
+        (f"{POD}/hostNetwork", True),
+        (f"{POD}/volumes/1", {"name": "scratch", "hostPath": {"path": "/tmp"}}),
+        (f"{POD}/securityContext/runAsUser", 0),
+        ("RayCluster unclip/spec/headGroupSpec/serviceType", "LoadBalancer"),
     ],
 }
 
@@ -207,7 +243,7 @@ WRONG = {
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.__name__)
 def test_a_policy_finds_its_mistakes(policy):
     for place, value in WRONG[policy.__name__]:
-        objects = rendered("demo")
+        objects = rendered("paper")
         put(value, place, objects)
         assert list(policy(objects)), place
 
