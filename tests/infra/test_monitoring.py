@@ -16,6 +16,7 @@ from pipeline import gauges
 from pipeline.partitions import map_partitions
 from pipeline.progress import Progress
 from pipeline.runtime import RayConfig, prepare_environment, ray_session
+from pipeline.training.following import MEASURES, NONFINITE
 from tests.infra.manifests import INFRA
 
 MONITORING = INFRA / "monitoring"
@@ -117,6 +118,25 @@ def test_every_query_of_a_dashboard_parses(path, tmp_path):
     broken = copy.deepcopy(groups)
     broken["groups"][0]["rules"][0]["expr"] += " by"
     assert promtool("check", "rules", written(tmp_path, "broken.yml", broken)).returncode
+
+
+def notes_of(text):
+    """Values that a query wants of the label ``note``."""
+    return {each for found in re.findall(r'\bnote=~?"([^"]+)"', text) for each in found.split("|")}
+
+
+def test_every_note_that_is_read_is_one_that_a_bar_gives():
+    given = {"kept", "dropped", "loss", NONFINITE, *MEASURES}
+    read = [*(each for path in DASHBOARDS for each in queries(path)), *(r["expr"] for r in RULES)]
+    assert {note for each in read for note in notes_of(each)} == given
+    assert notes_of('a{bar="b", note=~"kept|lost"}') == {"kept", "lost"}
+
+
+def test_every_alert_has_something_to_do():
+    text = (INFRA / "README.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|$", text, re.MULTILINE))
+    for rule in RULES:
+        assert len(told[rule["alert"]].split()) > 3
 
 
 def scrape():
