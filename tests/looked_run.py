@@ -20,10 +20,11 @@ from pipeline.models.tokenizer import tokenizer
 from pipeline.queries import yields
 from pipeline.results import INDEX, Result, publish_result
 from pipeline.shards.assemble import PoolSample
-from pipeline.shards.clip_encoder import ClipEncoder, shrunk
+from pipeline.shards.clip_encoder import ClipEncoder
 from pipeline.shards.curated import CuratedDataset, decode
 from pipeline.shards.embedding_files import ShardEmbeddings
 from pipeline.shards.keep_list import SCHEMA, SPLITS, write_keep_list
+from pipeline.shards.views import shrunk
 from pipeline.shards.writer import publish_rejects, publish_table
 from tests.synthetic import VIEW_PX, sample_key, write
 from tests.tiny_stack import make_stack

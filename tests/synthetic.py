@@ -174,6 +174,7 @@ class RegressionTask:
     poison_key: str | None = None
     """The sample whose loss is not a number."""
     view_px: int | None = None
+    image_px: int | None = None
     needs_embeddings: bool = True
     whole_batch: bool = False
 

@@ -18,13 +18,13 @@ from pipeline.evaluation.features import Extractor, FeatureSource, Pictures
 from pipeline.evaluation.held_out import HeldOutSource
 from pipeline.evaluation.judges import Judge
 from pipeline.evaluation.metrics import clip_scores
-from pipeline.evaluation.upsampling_check import shrunk
 from pipeline.generation.config import Sampling
 from pipeline.generation.pictures import to_images
 from pipeline.generation.prompts import Prompt
 from pipeline.generation.run_stages import RunStages
 from pipeline.generation.unclip import UnCLIP
 from pipeline.shards.curated import decode
+from pipeline.shards.views import shrunk
 
 PICTURES = "pictures"
 """Name of the first pictures in a file of features."""

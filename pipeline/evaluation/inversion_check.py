@@ -16,12 +16,12 @@ from pipeline.diffusion.sampling import Denoiser, ddim_invert, ddim_sample, no_t
 from pipeline.evaluation.held_out import HeldOutSource
 from pipeline.evaluation.metrics import psnr
 from pipeline.evaluation.sheets import Column, sheet
-from pipeline.evaluation.upsampling_check import shrunk
 from pipeline.generation.text import clip_conditions, decoder_conditions
 from pipeline.generation.upsampling import checked_steps, noise_on, picture_seeds
 from pipeline.generation.weights import TrainedDecoder, load_decoder
 from pipeline.models.pictures import to_bytes, to_unit
 from pipeline.shards.curated import decode
+from pipeline.shards.views import shrunk
 
 Pictures = UInt8[np.ndarray, " picture side side 3"]
 NUM_SHOWN = 12

@@ -13,13 +13,13 @@ from PIL import Image
 
 from pipeline import draws
 from pipeline.diffusion.degradation import degrade
-from pipeline.errors import DataError
 from pipeline.evaluation.metrics import psnr
 from pipeline.generation.config import UpsamplerSampling
 from pipeline.generation.upsampling import picture_seeds, upsample_once
 from pipeline.generation.weights import TrainedUpsampler, load_upsampler
 from pipeline.models.pictures import to_bytes, to_unit
 from pipeline.shards.curated import CuratedDataset, decode
+from pipeline.shards.views import shrunk
 
 
 @dataclass(frozen=True)
@@ -87,20 +87,6 @@ class UpsampleHeldOut:
             )
             made.append(to_bytes(larger).permute(0, 2, 3, 1).numpy())
         return np.concatenate(made)
-
-
-def shrunk(
-    picture: UInt8[np.ndarray, " side side 3"], small_px: int
-) -> UInt8[np.ndarray, " small small 3"]:
-    """Box mean to a side that divides the picture's own, as in training.
-
-    Raises:
-        DataError: The sides do not divide.
-    """
-    factor, rest = divmod(len(picture), small_px)
-    if rest or factor < 1:
-        raise DataError(f"a picture of side {len(picture)} does not shrink to {small_px} evenly")
-    return picture if factor == 1 else np.asarray(Image.fromarray(picture).reduce(factor))
 
 
 def resized(

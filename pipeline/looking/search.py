@@ -23,9 +23,10 @@ from pipeline.models.tokenizer import tokenizer
 from pipeline.results import Result
 from pipeline.shards import views
 from pipeline.shards.adopt_sample import upright
-from pipeline.shards.clip_encoder import ClipEncoder, open_clip_square, shrunk
+from pipeline.shards.clip_encoder import ClipEncoder, open_clip_square
 from pipeline.shards.curated import decode
 from pipeline.shards.embedding_files import EmbeddedDataset
+from pipeline.shards.views import shrunk
 
 Vectors = Float32[np.ndarray, " query dim"]
 

@@ -185,7 +185,8 @@ def _encoder(uri: str, embed_config: Mapping[str, Any]) -> Any:  # noqa: ANN401 
 def _square(
     image: Image.Image, view_px: int | None, side_px: int
 ) -> UInt8[np.ndarray, " side side 3"]:
-    from pipeline.shards.clip_encoder import open_clip_square, shrunk
+    from pipeline.shards.clip_encoder import open_clip_square
+    from pipeline.shards.views import shrunk
 
     if view_px is None:
         return open_clip_square(image, side_px)

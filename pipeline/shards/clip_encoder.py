@@ -116,12 +116,6 @@ class ClipEncoder:
         return torch.autocast(self._device.type, torch.bfloat16)
 
 
-def shrunk(image: UInt8[np.ndarray, " height width 3"], side_px: int) -> Pixels:
-    """A view's box mean, the same as in training, so that CLIP sees what it learnt from."""
-    factor = len(image) // side_px
-    return image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
-
-
 def open_clip_square(image: Image.Image, side_px: int) -> Pixels:
     """What open_clip shows its models: the shorter side scaled (bicubic), the centre cut out.
 

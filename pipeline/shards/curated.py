@@ -23,6 +23,7 @@ from pipeline.shards.adopt_sample import upright
 from pipeline.shards.disk_cache import DiskCache, read_verified
 from pipeline.shards.foreign import read_adopted
 from pipeline.shards.tars import own_pictures, read_shard
+from pipeline.shards.views import box_mean
 
 
 class CuratedDataset:
@@ -147,6 +148,7 @@ class CuratedDataset:
         return self._places[name]
 
 
-def decode(picture: bytes) -> UInt8[np.ndarray, " height width 3"]:
-    """Decode one stored picture to RGB."""
-    return np.array(open_rgb(picture))
+def decode(picture: bytes, image_px: int | None = None) -> UInt8[np.ndarray, " height width 3"]:
+    """Decode one stored picture to RGB; a view also to the side ``image_px``, by box means."""
+    image = open_rgb(picture)
+    return np.array(image if image_px is None else box_mean(image, image_px))

@@ -26,11 +26,12 @@ from pipeline.models.presets import load_clip
 from pipeline.models.tokenizer import tokenizer
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
-from pipeline.shards.clip_encoder import ClipEncoder, Pixels, open_clip_square, shrunk
+from pipeline.shards.clip_encoder import ClipEncoder, Pixels, open_clip_square
 from pipeline.shards.curated import CuratedDataset, decode
 from pipeline.shards.embed_config import EmbedConfig
 from pipeline.shards.embedding_files import PCA, STATISTICS, ShardEmbeddings, read_z_img
 from pipeline.shards.manifest import parquet_name
+from pipeline.shards.views import shrunk
 from pipeline.shards.writer import publish_table
 from pipeline.shards.z_statistics import (
     as_file,

@@ -29,7 +29,7 @@ class Sample:
     position: int
     key: str
     image: UInt8[np.ndarray, " side side 3"] | None
-    """The view's picture, RGB; None where the task reads no picture."""
+    """The view's picture in the side that the task asks for, RGB; None where it reads none."""
     captions: tuple[str, ...]
     text_tokens: tuple[Int64[np.ndarray, " _"], ...]
     """Ids of each caption, unpadded; empty without embeddings."""

@@ -96,6 +96,7 @@ class ShardSource:
         split: str,
         *,
         view_px: int | None,
+        image_px: int | None = None,
         embedded: EmbeddedDataset | None,
         cache_bytes: int,
     ) -> None:
@@ -106,6 +107,7 @@ class ShardSource:
             keep: Which of its samples.
             split: ``train``, ``validation`` or ``test``.
             view_px: Side of the view to read, or None to open no picture.
+            image_px: Side to which views are shrunk; their own by default.
             embedded: Embeddings of the same dataset, or None.
             cache_bytes: Memory for shards and decoded pictures; announced shards may exceed it.
 
@@ -125,7 +127,7 @@ class ShardSource:
         self.counts = keep.counts(split)
         """Kept samples per shard."""
         self._curated, self._keep, self._split = curated, keep, split
-        self._view_px, self._embedded = view_px, embedded
+        self._view_px, self._image_px, self._embedded = view_px, image_px, embedded
         self._shelf = _Shelf(self._read, cache_bytes)
 
     @property
@@ -168,7 +170,7 @@ class ShardSource:
         image = held.decoded.get(offset)
         if image is None:
             assert held.pictures is not None
-            image = decode(held.pictures[offset])
+            image = decode(held.pictures[offset], self._image_px)
             if self._shelf.has_room(image.nbytes):
                 held.decoded[offset] = image
         return image

@@ -3,12 +3,16 @@
 The largest centred square is scaled to ``side_px``: down with a Hamming filter whose support grows
 with the reduction, so that nothing aliases (as sharp as bicubic there, at half its cost), up with a
 bicubic one. Sides up to 64 px are kept as PNG, larger ones as JPEG of quality 95 without chroma
-subsampling.
+subsampling. Readers shrink them further by box means.
 """
 
 import io
 
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
+
+from pipeline.errors import DataError
 
 MAX_PNG_SIDE_PX = 64
 JPEG_QUALITY = 95
@@ -48,3 +52,24 @@ def encode_view(image: Image.Image, side_px: int) -> bytes:
     else:
         small.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
+
+
+def box_mean(image: Image.Image, side_px: int) -> Image.Image:
+    """A view shrunk to a side that divides its own: what every model sees of it.
+
+    Raises:
+        DataError: The sides do not divide.
+    """
+    factor, rest = divmod(image.width, side_px)
+    if rest or factor < 1:
+        raise DataError(f"a picture of side {image.width} does not shrink to {side_px} evenly")
+    return image if factor == 1 else image.reduce(factor)
+
+
+def shrunk(
+    pixels: UInt8[np.ndarray, " side side 3"], side_px: int
+) -> UInt8[np.ndarray, " small small 3"]:
+    """``box_mean`` of pixels."""
+    if len(pixels) == side_px:
+        return pixels
+    return np.asarray(box_mean(Image.fromarray(pixels), side_px))

@@ -37,6 +37,7 @@ class AutoregressivePriorTask:
     config: AutoregressivePriorTaskConfig
     inputs: TaskInputs
     view_px: int | None = field(default=None, init=False)
+    image_px: int | None = field(default=None, init=False)
     needs_embeddings: bool = field(default=True, init=False)
     whole_batch: bool = field(default=False, init=False)
     num_judged: int | None = field(default=NUM_DRAWN, init=False)

@@ -56,6 +56,7 @@ class DataPlace:
             self.keep,
             split,
             view_px=task.view_px,
+            image_px=task.image_px,
             embedded=embedded,
             cache_bytes=cache_bytes,
         )

@@ -251,7 +251,7 @@ def example(
     task: Task, config: TaskConfig, clip: ClipConfig | None, caption: str = LONG_CAPTION
 ) -> Mapping[str, np.ndarray]:
     """The arrays of one sample, by the task's own preparation: shapes and kinds are what counts."""
-    side = task.view_px
+    side = task.image_px
     shape = getattr(config.model, "clip", None)
     dim = shape.embed_dim if shape is not None else 1
     tokens = np.ones(clip.text.context_length if clip is not None else CONTEXT_LENGTH, np.int64)

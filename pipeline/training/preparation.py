@@ -3,7 +3,8 @@
 Dimension names: ``side`` (pixels); ``event`` (shape of what is diffused).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -36,16 +37,6 @@ def channels_first(
 ) -> UInt8[np.ndarray, " 3 height width"]:
     """As the networks read it."""
     return np.ascontiguousarray(image.transpose(2, 0, 1))
-
-
-def shrunk(
-    image: UInt8[np.ndarray, " side side 3"], target_px: int
-) -> UInt8[np.ndarray, " target target 3"]:
-    """Box mean down to a side that divides the picture's own."""
-    factor, rest = divmod(len(image), target_px)
-    if rest or not factor:
-        raise DataError(f"a picture of side {len(image)} does not shrink to {target_px} evenly")
-    return image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
 
 
 def crop(
@@ -91,7 +82,7 @@ def drawn_caption(sample: Sample, rng: np.random.Generator, drop_prob: float) ->
     """One caption drawn evenly, emptied with probability ``drop_prob``."""
     index = int(rng.integers(len(sample.captions)))
     if rng.random() < drop_prob:
-        return replace(empty_caption(), index=index)
+        return DrawnCaption(index, "", _empty_tokens())
     text = sample.captions[index]
     if sample.text_tokens:
         return DrawnCaption(index, text, pad([sample.text_tokens[index].tolist()])[0])
@@ -100,7 +91,12 @@ def drawn_caption(sample: Sample, rng: np.random.Generator, drop_prob: float) ->
 
 def empty_caption() -> DrawnCaption:
     """What stands for a caption that is dropped."""
-    return DrawnCaption(0, "", pad([tokenizer().encode("")])[0])
+    return DrawnCaption(0, "", _empty_tokens())
+
+
+@lru_cache(maxsize=1)
+def _empty_tokens() -> Int64[np.ndarray, " 77"]:
+    return pad([tokenizer().encode("")])[0]
 
 
 def text_arrays(caption: DrawnCaption, text: TextInput) -> dict[str, np.ndarray]:

@@ -32,6 +32,7 @@ from pipeline.models.presets import (
 )
 from pipeline.models.prior import DiffusionPrior
 from pipeline.shards.loader import Sample
+from pipeline.shards.views import shrunk
 from pipeline.training.autoregressive import AutoregressivePriorTask
 from pipeline.training.config import (
     AutoregressivePriorTaskConfig,
@@ -60,7 +61,6 @@ from pipeline.training.preparation import (
     embedding,
     picture,
     random_square,
-    shrunk,
     text_arrays,
 )
 
@@ -77,7 +77,12 @@ class Task(Protocol):
 
     @property
     def view_px(self) -> int | None:
-        """Side of the stored view that samples bring, or None without pictures."""
+        """Side of the stored view that is read, or None without pictures."""
+        ...
+
+    @property
+    def image_px(self) -> int | None:
+        """Side to which samples bring the view shrunk, or None without pictures."""
         ...
 
     @property
@@ -125,6 +130,8 @@ class ClipTask:
         """Side of the pictures, pixels."""
         return self.config.model.vision.image_px
 
+    image_px = view_px
+
     def build(self) -> nn.Module:
         """A fresh CLIP."""
         return build_clip(self.config.model)
@@ -132,7 +139,7 @@ class ClipTask:
     def prepare(self, sample: Sample, rng: np.random.Generator) -> Arrays:
         """One picture and one of its captions."""
         tokens = drawn_caption(sample, rng, drop_prob=0.0).tokens
-        image = shrunk(picture(sample), self.config.model.vision.image_px)
+        image = picture(sample)
         if self.config.min_crop_share < 1:
             image = random_square(image, rng, self.config.min_crop_share)
         return {"image": channels_first(image), "text_tokens": tokens}
@@ -168,6 +175,7 @@ class PriorTask:
     config: PriorTaskConfig
     inputs: TaskInputs
     view_px: int | None = field(default=None, init=False)
+    image_px: int | None = field(default=None, init=False)
     needs_embeddings: bool = field(default=True, init=False)
     whole_batch: bool = field(default=False, init=False)
     num_judged: int | None = field(default=NUM_DRAWN, init=False)
@@ -247,6 +255,11 @@ class DecoderTask:
         """Side of the stored view it reads, pixels."""
         return self.config.view_px
 
+    @property
+    def image_px(self) -> int | None:
+        """Side of the pictures that it makes, pixels."""
+        return self.config.model.image_px
+
     def build(self) -> nn.Module:
         """A fresh decoder that holds the whitening."""
         decoder = build_decoder(self.config.model)
@@ -261,7 +274,7 @@ class DecoderTask:
         kept = rng.random() >= self.config.z_img_drop_prob
         of_caption = model.embedding == "z_txt"
         arrays = {
-            "image": channels_first(shrunk(picture(sample), side)),
+            "image": channels_first(picture(sample)),
             "z_img": caption_embedding(sample, caption.index) if of_caption else embedding(sample),
             "has_z_img": np.array(kept and model.embedding != "none"),
             **text_arrays(caption, model.text),
@@ -336,6 +349,11 @@ class UpsamplerTask:
         """Side of the stored view it reads, pixels."""
         return self.config.view_px
 
+    @property
+    def image_px(self) -> int | None:
+        """Side of the pictures that it makes, pixels."""
+        return self.config.model.high_px
+
     def build(self) -> nn.Module:
         """A fresh upsampler."""
         return build_upsampler(self.config.model)
@@ -344,7 +362,7 @@ class UpsamplerTask:
         """The same crop of the large and of the degraded small picture, step and noise."""
         model, side = self.config.model, self.config.crop_px
         scale = model.high_px // model.low_px
-        high = shrunk(picture(sample), model.high_px)
+        high = picture(sample)
         low = degrade(shrunk(high, model.low_px), self.config.degradation, rng)
         top, left = (int(x) for x in rng.integers((model.high_px - side) // scale + 1, size=2))
         size = side // scale

@@ -14,6 +14,7 @@ from pipeline.shards.loader import Loader, Share, prefetch
 from pipeline.shards.sampler import Order
 from pipeline.shards.shard_source import ShardSource
 from pipeline.shards.tars import own_pictures, read_tar
+from pipeline.shards.views import shrunk
 from tests.synthetic import DIM, VIEW_PX, make_dataset
 
 
@@ -22,7 +23,9 @@ def dataset(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("data"))
 
 
-def open_source(dataset, *, view_px=VIEW_PX, embedded=True, cache_bytes=1 << 20, split="train"):
+def open_source(
+    dataset, *, view_px=VIEW_PX, image_px=None, embedded=True, cache_bytes=1 << 20, split="train"
+):
     curated = CuratedDataset.open(dataset.curated_uri)
     result = read_result(dataset.embedded_uri)
     return ShardSource(
@@ -30,6 +33,7 @@ def open_source(dataset, *, view_px=VIEW_PX, embedded=True, cache_bytes=1 << 20,
         dataset.keep,
         split,
         view_px=view_px,
+        image_px=image_px,
         embedded=EmbeddedDataset(result, curated) if embedded else None,
         cache_bytes=cache_bytes,
     )
@@ -136,11 +140,21 @@ def test_a_view_is_read_as_any_tar_is(dataset):
 
 
 @pytest.mark.parametrize(
-    ("at", "byte"), [(0, b"/"), (0, b"\xff"), (124, b"-"), (156, b"2"), (157, b"x"), (257, b"x")]
+    ("at", "byte"),
+    [
+        (0, b"/"),
+        (0, b"\xff"),
+        (124, b"-"),
+        (134, b"9"),
+        (124, b"7" * 11),
+        (156, b"2"),
+        (157, b"x"),
+        (257, b"x"),
+    ],
 )
 def test_a_header_that_is_not_plain_is_refused_with_its_place(dataset, at, byte):
     content = bytearray(Path(dataset.curated_uri, "views/16/00000.tar").read_bytes())
-    content[at : at + 1] = byte
+    content[at : at + len(byte)] = byte
     with pytest.raises(DataError, match="byte 0 begins no plain member"):
         list(own_pictures(bytes(content), "view"))
 
@@ -150,6 +164,22 @@ def test_a_tar_without_its_end_is_refused(dataset):
     whole = content + bytes(-len(content) % 512)
     with pytest.raises(DataError, match="begins no plain member"):
         list(own_pictures(whole, "view"))
+
+
+def test_a_tar_that_ends_inside_a_member_is_refused(dataset):
+    content = Path(dataset.curated_uri, "views/16/00000.tar").read_bytes()
+    with pytest.raises(DataError, match="cut inside the member at byte 0"):
+        list(own_pictures(content[:600], "view"))
+
+
+def test_pictures_are_shrunk_while_they_are_read(dataset):
+    large, small = (open_source(dataset, image_px=side) for side in (None, VIEW_PX // 2))
+    for sample, other in zip(
+        next(loader(dataset, large).read(Share(), 0)),
+        next(loader(dataset, small).read(Share(), 0)),
+        strict=True,
+    ):
+        assert np.array_equal(other.image, shrunk(sample.image, VIEW_PX // 2))
 
 
 def test_prefetch_hands_on_items_and_errors_and_ends_its_thread():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.shards.views import centre_square, encode_view, extension, view
+from pipeline.errors import DataError
+from pipeline.shards.views import centre_square, encode_view, extension, shrunk, view
 
 
 def gradient(width, height):
@@ -58,3 +59,16 @@ def test_small_views_are_lossless_and_large_ones_fine_jpegs():
 def test_the_same_picture_gives_the_same_bytes():
     for side in (64, 256):
         assert encode_view(gradient(320, 280), side) == encode_view(gradient(320, 280), side)
+
+
+def test_a_view_is_shrunk_by_the_mean_of_whole_boxes():
+    pixels = np.random.default_rng(0).integers(256, size=(16, 16, 3), dtype=np.uint8)
+    means = pixels.reshape(4, 4, 4, 4, 3).mean(axis=(1, 3))
+    assert np.abs(shrunk(pixels, 4) - means).max() <= 0.5
+    assert np.array_equal(shrunk(pixels, 16), pixels)
+
+
+@pytest.mark.parametrize("side", [5, 32])
+def test_a_view_shrinks_only_to_sides_that_divide_its_own(side):
+    with pytest.raises(DataError, match=f"a picture of side 16 does not shrink to {side} evenly"):
+        shrunk(np.zeros((16, 16, 3), np.uint8), side)

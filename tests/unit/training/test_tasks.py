@@ -23,6 +23,7 @@ from pipeline.models.config import (
 from pipeline.models.presets import build_clip
 from pipeline.models.tokenizer import tokenizer
 from pipeline.shards.loader import Sample
+from pipeline.shards.views import shrunk
 from pipeline.training.config import (
     ClipTaskConfig,
     DecoderTaskConfig,
@@ -106,7 +107,7 @@ def inputs(tmp_path_factory):
     return TaskInputs(clip_weights_uri=uri, z_mean=(0.0,) * 8, z_std=(1.0,) * 8)
 
 
-def sample(position, captions=None):
+def sample(position, captions=None, side=16):
     rng = generator(0, "sample", position)
     captions = captions or (f"a {COLOURS[position % 4]} circle",)
     image = np.full((16, 16, 3), 200, dtype=np.uint8)
@@ -114,7 +115,7 @@ def sample(position, captions=None):
     return Sample(
         position=position,
         key=f"{position:032x}",
-        image=image,
+        image=shrunk(image, side),
         captions=captions,
         text_tokens=tuple(np.array(tokenizer().encode(c), dtype=np.int64) for c in captions),
         z_img=rng.standard_normal(8).astype(np.float32),
@@ -123,7 +124,8 @@ def sample(position, captions=None):
 
 
 def batch_of(task, positions, purpose="train"):
-    rows = [task.prepare(sample(p), generator(0, purpose, p)) for p in positions]
+    samples = [sample(p, side=task.image_px or 16) for p in positions]
+    rows = [task.prepare(each, generator(0, purpose, each.position)) for each in samples]
     return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 
