@@ -9,8 +9,8 @@ import argparse
 import io
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from pipeline.tracking_store import TrackingConfig
 from pipeline.training.following import followed
 from pipeline.training.loop import train_loop
 from pipeline.training.settings import LoopSettings
-from tests.benchmarks.loop import our_rate, settings_of, steady_rate
+from tests.benchmarks.loop import rate, settings_of
 from tests.benchmarks.paired import compare, finish
 from tests.mlflow_server import Server
 
@@ -50,8 +50,8 @@ def main() -> int:
 def _compare(name: str, settings: LoopSettings, address: str) -> dict:
     return compare(
         name,
-        lambda: _rate(settings, address),
-        lambda: our_rate(settings),
+        lambda: _rate(settings, lambda own: _tracked(own, address)),
+        lambda: _rate(settings, lambda own: nullcontext()),
         unit="samples/s",
         at_least=AT_LEAST,
         peer_named={
@@ -62,12 +62,15 @@ def _compare(name: str, settings: LoopSettings, address: str) -> dict:
     )
 
 
-def _rate(settings: LoopSettings, address: str) -> float:
+def _rate(
+    settings: LoopSettings, follow: Callable[[LoopSettings], AbstractContextManager[None]]
+) -> float:
     with tempfile.TemporaryDirectory(prefix="tracked-") as folder:
         own = replace(settings, uri=folder)
-        with _tracked(own, address):
+        with follow(own):
             train_loop(own)
-        return steady_rate(own)
+        steps = own.config.samples // own.config.global_batch_size
+        return rate(own, steps // 4)
 
 
 @contextmanager
