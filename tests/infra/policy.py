@@ -201,5 +201,8 @@ POLICIES: tuple[Policy, ...] = (
     wiring.selectors_choose_pods,
     wiring.no_policy_lets_all_in_or_out,
     wiring.folders_are_mounted,
+    wiring.nodes_share_their_folders,
+    wiring.homes_can_be_written,
+    wiring.queues_are_those_of_the_readme,
     wiring.the_host_stays_away,
 )

@@ -229,6 +229,17 @@ WRONG = {
         ("PersistentVolumeClaim unclip-runs/spec/accessModes", ["ReadWriteOnce"]),
         (f"RayJob paper-clip/spec/{HEAD}/volumeMounts/0/mountPath", "/run"),
     ],
+    "nodes_share_their_folders": [
+        (f"{POD}/containers/0/volumeMounts/0/mountPath", "/run"),
+        (f"{POD}/containers/0/volumeMounts/1/subPath", "inputs"),
+    ],
+    "homes_can_be_written": [
+        (f"{POD}/containers/0/env/0/name", "HOEM"),
+        (f"{POD}/containers/0/env/0/value", "/root"),
+    ],
+    "queues_are_those_of_the_readme": [
+        ("RayJob paper-clip/metadata/labels", {"kueue.x-k8s.io/queue-name": "unclips"}),
+    ],
     "the_host_stays_away": [
         (f"{POD}/hostNetwork", True),
         (f"{POD}/volumes/1", {"name": "scratch", "hostPath": {"path": "/tmp"}}),

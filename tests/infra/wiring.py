@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.infra.manifests import Object, cluster_spec, groups, of_kind
+from tests.infra import manifests
+from tests.infra.manifests import INFRA, Object, cluster_spec, groups, of_kind
 
 # What KubeRay gives its pods: ports that a container need not state, and a label for its clean-up.
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080}
@@ -154,6 +155,52 @@ def folders_are_mounted(objects: list[Object]) -> Iterator[str]:
             claims = [claim["claimName"] for claim in values(held, "persistentVolumeClaim")]
             if not any(modes.get(claim) == ["ReadWriteMany"] for claim in claims):
                 yield f"{job['metadata']['name']}: {folder} is no claim that all nodes write to"
+
+
+def nodes_share_their_folders(objects: list[Object]) -> Iterator[str]:
+    """What a node of a cluster finds at a path, the others find there too."""
+    for each in [*of_kind(objects, "RayCluster"), *of_kind(objects, "RayJob")]:
+        head, *workers = map(_claims, groups(each))
+        for group, found in zip(groups(each)[1:], workers, strict=True):
+            if found != head:
+                place = f"{each['metadata']['name']} {group['groupName']}"
+                yield f"{place}: its claims are not mounted as the head's"
+
+
+def _claims(group: Object) -> set[tuple[str, str, str]]:
+    """Path, folder of the claim and claim, of every mount of one."""
+    pod = group["template"]["spec"]
+    claims = {
+        volume["name"]: volume["persistentVolumeClaim"]
+        for volume in pod["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    return {
+        (mount["mountPath"], mount.get("subPath", ""), claims[mount["name"]]["claimName"])
+        for container in pod["containers"]
+        for mount in container["volumeMounts"]
+        if mount["name"] in claims
+    }
+
+
+def homes_can_be_written(objects: list[Object]) -> Iterator[str]:
+    """Python and Ray write below HOME, and our image itself cannot be written to."""
+    for place, pod in manifests.pods(objects):
+        for container in pod["containers"]:
+            own = "unclip-pipeline" in container["image"]
+            homes = [e.get("value") for e in container.get("env", []) if e["name"] == "HOME"]
+            mounts = [m for m in container.get("volumeMounts", []) if not m.get("readOnly")]
+            if own and not {m["mountPath"] for m in mounts}.intersection(homes):
+                yield f"{place}: {container['name']} has no HOME that it can write to"
+
+
+def queues_are_those_of_the_readme(objects: list[Object]) -> Iterator[str]:
+    """Kueue leaves a job alone for ever whose queue is not there; who installs it makes that."""
+    (there,) = re.findall(r"LocalQueue `([^`]+)`", (INFRA / "README.md").read_text())
+    for job in of_kind(objects, "RayJob"):
+        queue = job["metadata"]["labels"].get("kueue.x-k8s.io/queue-name", there)
+        if queue != there:
+            yield f"{job['metadata']['name']}: nobody is told to make the queue {queue}"
 
 
 def the_host_stays_away(objects: list[Object]) -> Iterator[str]:
