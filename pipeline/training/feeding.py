@@ -9,6 +9,7 @@ and ends.
 
 import mmap
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
@@ -130,7 +131,8 @@ class Decoder:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
             )
         self._connection = Connection(ours.detach())
-        self._connection.send(told)
+        # Its own pickler would leave tensors where only processes that we forked may fetch them.
+        self._connection.send_bytes(pickle.dumps(told))
 
     def __enter__(self) -> "Decoder":
         """Nothing to do."""

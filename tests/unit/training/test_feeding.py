@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,8 +17,11 @@ from pydantic import ValidationError
 from pipeline.errors import DataError
 from pipeline.training.decoder_child import open_loader
 from pipeline.training.feeding import fed_parts
+from pipeline.training.inputs import TaskInputs
 from pipeline.training.loop import train_loop
-from tests.synthetic import PictureTask, loop_settings, make_dataset, train_config
+from pipeline.training.tasks import build_task
+from tests.synthetic import DIM, PictureTask, loop_settings, make_dataset, train_config
+from tests.unit.training import test_tasks
 
 pytestmark = pytest.mark.slow  # starts processes
 BATCH = {"global_batch_size": 16, "micro_batch_size": 4, "num_lanes": 4, "samples": 320}
@@ -67,6 +71,18 @@ def test_decoders_make_the_same_batches_from_any_step_on(dataset, decoders, rank
     first = 37
     expected = steps(settings_of(dataset), first_step=first, rank=rank, world=world)
     found = steps(settings_of(dataset, decoders), first_step=first, rank=rank, world=world)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("name", ["clip", "prior", "decoder", "upsampler"])
+def test_decoders_serve_the_tasks_that_train_models(dataset, name):
+    """Which carry tensors of their own."""
+    task = build_task(
+        test_tasks.configs()[name], TaskInputs(z_mean=(0.0,) * DIM, z_std=(1.0,) * DIM)
+    )
+    expected, found = (
+        steps(replace(settings_of(dataset, decoders), task=task)) for decoders in (0, 1)
+    )
     assert_same(found, expected)
 
 
