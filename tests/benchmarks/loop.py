@@ -2,13 +2,15 @@
 
 The peer holds its batches in memory and does what no training can leave out: forward, loss,
 backward, clipping, AdamW; on two workers under ``DistributedDataParallel``. Ours also loads, draws,
-averages weights, watches for non-finite steps and spools metrics. Each worker has one thread.
+averages weights, watches for non-finite steps and spools metrics. Each worker has one thread;
+where a core is free, ours reads pictures in a process (``decoders: 1``), as its README advises.
 What is compared are steps after the first epoch, when ours has its pictures in memory, too; what
 the first one costs, which decodes them, is told beside it.
 Needs a finished demo: ``python -m tests.benchmarks.loop --run runs/demo``.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -60,11 +62,12 @@ def main() -> int:
 
 
 def _compare(run_uri: str, stage: str, workers: int) -> dict:
+    decoders = int(stage == "decoder" and workers < (os.cpu_count() or 1))
     settings = settings_of(run_uri, stage, 1)
     batch = settings.config.global_batch_size
     source = settings.data.source(settings.task, "train", cache_bytes=0)
     epoch = -(-sum(source.counts) // batch)
-    settings = settings_of(run_uri, stage, epoch + WARM_UP + STEPS)
+    settings = settings_of(run_uri, stage, epoch + WARM_UP + STEPS, decoders)
     ours, peer, first = [], [], []
 
     def run_ours() -> float:
@@ -89,6 +92,7 @@ def _compare(run_uri: str, stage: str, workers: int) -> dict:
             "command": "bare loop in tests/benchmarks/loop.py",
             "version": torch.__version__,
             "workers": workers,
+            "decoders_of_ours": decoders,
             "global_batch_size": batch,
             "micro_batch_size": settings.config.micro_batch_size,
         },
@@ -100,14 +104,14 @@ def _compare(run_uri: str, stage: str, workers: int) -> dict:
     }
 
 
-def settings_of(run_uri: str, stage: str, steps: int) -> LoopSettings:
+def settings_of(run_uri: str, stage: str, steps: int, decoders: int = 0) -> LoopSettings:
     """The settings of a finished run's stage for so many steps, one thread a worker."""
     run = load_run(RunFile, RUN_FILE, [f"output_dir={run_uri}"])
     places = stage_places(run_uri)
     inputs = {name: read_result(places[name]) for name in ("curate", "clip", "embed", "select")}
     config = getattr(run, stage)
     execution = config.execution.model_copy(
-        update={"num_workers": 0, "threads": 1, "checkpoint_every_s": 1e9}
+        update={"num_workers": 0, "threads": 1, "checkpoint_every_s": 1e9, "decoders": decoders}
     )
     samples = steps * config.global_batch_size
     config = config.model_copy(update={"execution": execution, "samples": samples})
