@@ -25,7 +25,8 @@ from tests.benchmarks.paired import compare, finish
 from tests.ray_head import head
 from tests.tiny_run import ROOT
 
-AT_LEAST = 0.60
+AT_LEAST = {"cold": 0.70, "warm": 0.35}
+"""Of the bare script's rate: what was reached, so that it does not get slower unnoticed."""
 RUN_FILE = "jobs/configs/real/photos.yaml"
 FIRST_WORK = "count-captions: 1/1 "
 """What the job says when its first partition is finished."""
@@ -66,7 +67,7 @@ def _compare(start: str, folder: Path, environment: Mapping[str, str]) -> dict:
         lambda: 1 / _seconds_until(FIRST_WORK, job(), environment),
         lambda: 1 / _seconds_until("worked", [sys.executable, "-c", PEER], environment),
         unit="starts/s",
-        at_least=AT_LEAST,
+        at_least=AT_LEAST[start],
         peer_named={"command": "ray.init and one block of Ray Data", "version": ray.__version__},
     )
     return found | {"seconds": 1 / found["ours"], "peer_seconds": 1 / found["peer"]}
