@@ -24,7 +24,7 @@ KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 OCTAL = re.compile(rb"[0-7]{11}")
 MAX_MEMBER_BYTES = 1 << 28
 Member = tuple[str, str, bytes]
-"""Key, extension and content; the content of extensions that nobody knows is left unread."""
+"""Key, extension and content, which may be left out where nobody knows the extension."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def read_shard(uri: str, entry: Mapping[str, Any]) -> Iterator[RawSample]:
 
 
 def own_pictures(content: bytes, uri: str) -> Iterator[tuple[str, bytes]]:
-    """Key and picture of each sample of such a tar; see ``own_members``."""
+    """Key and picture of each sample of a tar that `writer` wrote; see ``own_members``."""
     for key, extension, member in own_members(io.BytesIO(content), uri):
         if extension in PICTURES:
             yield key, member
@@ -163,7 +163,7 @@ def own_members(file: io.BufferedIOBase, uri: str) -> Iterator[Member]:
         uri: For messages.
 
     Raises:
-        DataError: A header is not as `writer` writes it.
+        DataError: A header is not as `writer` writes it, or the file is cut.
     """
     position = 0
     while (header := file.read(tarfile.BLOCKSIZE))[:1] != b"\0":
@@ -172,10 +172,10 @@ def own_members(file: io.BufferedIOBase, uri: str) -> Iterator[Member]:
         plain = header[156:158] == b"0\0" and header[257:262] == b"ustar" and OCTAL.fullmatch(size)
         length = int(size, 8) if plain else MAX_MEMBER_BYTES + 1
         if length > MAX_MEMBER_BYTES or not KEY.fullmatch(key):
-            raise DataError(f"{uri}: byte {position} begins no plain member; curate again")
+            raise DataError(f"{uri}: byte {position} begins no plain member; write it again")
         content, padding = file.read(length), -length % tarfile.BLOCKSIZE
         if len(content) + len(file.read(padding)) != length + padding:
-            raise DataError(f"{uri}: cut inside the member at byte {position}; curate again")
+            raise DataError(f"{uri}: cut inside the member at byte {position}; write it again")
         yield key, extension, content
         position += tarfile.BLOCKSIZE + length + padding
 

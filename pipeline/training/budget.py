@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -30,6 +31,7 @@ from pipeline.models import presets
 from pipeline.models.clip import ClipModel
 from pipeline.models.config import CONTEXT_LENGTH, VOCABULARY_SIZE, ClipConfig
 from pipeline.shards.loader import Sample
+from pipeline.shards.views import shrunk
 from pipeline.training.batches import Part
 from pipeline.training.config import (
     AutoregressivePriorTaskConfig,
@@ -251,7 +253,7 @@ def example(
     task: Task, config: TaskConfig, clip: ClipConfig | None, caption: str = LONG_CAPTION
 ) -> Mapping[str, np.ndarray]:
     """The arrays of one sample, by the task's own preparation: shapes and kinds are what counts."""
-    side = task.image_px
+    side = task.view_px
     shape = getattr(config.model, "clip", None)
     dim = shape.embed_dim if shape is not None else 1
     tokens = np.ones(clip.text.context_length if clip is not None else CONTEXT_LENGTH, np.int64)
@@ -259,13 +261,17 @@ def example(
     sample = Sample(
         position=0,
         key="example",
-        image=None if side is None else np.zeros((side, side, 3), np.uint8),
+        image=None if side is None else shrunk(_blank(side), task.image_px or side),
         captions=(caption,),
         text_tokens=(tokens,) if task.needs_embeddings else (),
         z_img=np.ones(dim, np.float32),
         z_txt=(np.ones(dim, np.float32),),
     )
     return task.prepare(sample, np.random.default_rng(0))
+
+
+def _blank(side_px: int) -> UInt8[np.ndarray, " side side 3"]:
+    return np.zeros((side_px, side_px, 3), np.uint8)
 
 
 def _repeated(array: np.ndarray, rows: int) -> Tensor:

@@ -82,7 +82,7 @@ def drawn_caption(sample: Sample, rng: np.random.Generator, drop_prob: float) ->
     """One caption drawn evenly, emptied with probability ``drop_prob``."""
     index = int(rng.integers(len(sample.captions)))
     if rng.random() < drop_prob:
-        return DrawnCaption(index, "", _empty_tokens())
+        return DrawnCaption(index, "", _empty_tokens().copy())
     text = sample.captions[index]
     if sample.text_tokens:
         return DrawnCaption(index, text, pad([sample.text_tokens[index].tolist()])[0])
@@ -91,7 +91,7 @@ def drawn_caption(sample: Sample, rng: np.random.Generator, drop_prob: float) ->
 
 def empty_caption() -> DrawnCaption:
     """What stands for a caption that is dropped."""
-    return DrawnCaption(0, "", _empty_tokens())
+    return DrawnCaption(0, "", _empty_tokens().copy())
 
 
 @lru_cache(maxsize=1)

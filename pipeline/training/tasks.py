@@ -82,7 +82,7 @@ class Task(Protocol):
 
     @property
     def image_px(self) -> int | None:
-        """Side to which samples bring the view shrunk, or None without pictures."""
+        """Side to which the view is shrunk where it is read; None: not at all, or no pictures."""
         ...
 
     @property

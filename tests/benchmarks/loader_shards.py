@@ -29,6 +29,7 @@ class ReadPictures:
     """A task that wants the pictures and nothing else; only its reading is measured."""
 
     view_px: int
+    image_px: int | None = None
     needs_embeddings: bool = False
     whole_batch: bool = False
 

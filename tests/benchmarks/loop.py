@@ -4,8 +4,8 @@ The peer holds its batches in memory and does what no training can leave out: fo
 backward, clipping, AdamW; on two workers under ``DistributedDataParallel``. Ours also loads, draws,
 averages weights, watches for non-finite steps and spools metrics. Each worker has one thread;
 where a core is free, ours reads pictures in a process (``decoders: 1``), as its README advises.
-What is compared are steps after the first epoch, when ours has its pictures in memory, too; what
-the first one costs, which decodes them, is told beside it.
+What is compared are steps after the first epoch, when ours has nearly all pictures in memory, too;
+what the first one costs, which decodes them, is told beside it.
 Needs a finished demo: ``python -m tests.benchmarks.loop --run runs/demo``.
 """
 
@@ -138,6 +138,7 @@ def rate(settings: LoopSettings, after: int, until: int | None = None) -> float:
     last = settings.config.samples if until is None else until * batch
     records = [r for r in spool.read(settings.uri) if "samples_per_s" in r]
     counted = [r for r in records if after * batch < r[spool.STEP] <= last]
+    assert counted, f"no step is between {after} and {last // batch}"
     # Harmonic mean: windows hold equal numbers of steps.
     return len(counted) / sum(1 / r["samples_per_s"] for r in counted)
 

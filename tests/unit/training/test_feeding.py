@@ -76,7 +76,7 @@ def test_decoders_make_the_same_batches_from_any_step_on(dataset, decoders, rank
 
 @pytest.mark.parametrize("name", ["clip", "prior", "decoder", "upsampler"])
 def test_decoders_serve_the_tasks_that_train_models(dataset, name):
-    """Which carry tensors of their own."""
+    """Those of a diffusion process carry tensors of their own."""
     task = build_task(
         test_tasks.configs()[name], TaskInputs(z_mean=(0.0,) * DIM, z_std=(1.0,) * DIM)
     )
