@@ -1,8 +1,8 @@
-"""Files at URIs (a local path, ``s3://``, or what else fsspec opens): whole, or not there at all.
+"""Files at URIs (local, ``s3://``, ``gs://``, what else fsspec opens): whole, or not there at all.
 
 A file gets its final name only when its bytes are complete: locally by a temporary name, fsync
-and rename; on object stores by one put, or by the last request of an upload in parts (``s3``). A
-folder is complete when its manifest, always written last, is there (``results.py``).
+and rename; on object stores by one put, or by the last request of an upload in parts (``stores``).
+A folder is complete when its manifest, always written last, is there (``results.py``).
 """
 
 import errno
@@ -23,8 +23,12 @@ from pipeline.errors import StorageError
 from pipeline.failpoints import failpoint
 
 TEMPORARY_MARK = ".tmp-"
-for _name in ("s3", "s3a"):
-    fsspec.register_implementation(_name, "pipeline.s3.files.S3FileSystem", clobber=True)
+BUCKETS = ("s3://", "gs://")
+"""Stores that results are written to."""
+for _scheme in ("s3", "s3a"):
+    fsspec.register_implementation(_scheme, "pipeline.stores.s3.S3FileSystem", clobber=True)
+for _scheme in ("gs", "gcs"):
+    fsspec.register_implementation(_scheme, "pipeline.stores.gcs.GCSFileSystem", clobber=True)
 
 
 def join(uri: str, *parts: str) -> str:
@@ -35,6 +39,11 @@ def join(uri: str, *parts: str) -> str:
 def is_local(uri: str) -> bool:
     """Whether the URI is a path of this machine's file system."""
     return "://" not in uri or uri.startswith("file://")
+
+
+def in_bucket(uri: str) -> bool:
+    """Whether the URI is a place in a bucket that results may be written to."""
+    return uri.startswith(BUCKETS)
 
 
 def local_path(uri: str) -> Path:
@@ -59,9 +68,12 @@ def place_for_results(uri: str) -> str:
     Raises:
         ValueError: Results cannot be written there.
     """
-    scheme, _, rest = uri.rpartition("://")
-    if scheme not in ("", "file", "s3") or (scheme == "s3" and not rest.partition("/")[2]):
-        raise ValueError("results are written to a local folder or to s3://<bucket>/<folder>")
+    bucket, _, folder = uri.partition("://")[2].partition("/")
+    if not is_local(uri) and not (in_bucket(uri) and bucket and folder):
+        raise ValueError(
+            "results are written to a local folder, to s3://<bucket>/<folder> or to "
+            "gs://<bucket>/<folder>"
+        )
     return absolute(uri)
 
 
@@ -197,7 +209,7 @@ def fetch_file(uri: str, target: Path) -> None:
 
 def read_version(uri: str) -> tuple[bytes, str | None]:
     """A small file, and the name of this version of it where the store has one."""
-    if not uri.startswith("s3://"):
+    if not in_bucket(uri):
         return read_bytes(uri), None
     filesystem, path = fsspec.core.url_to_fs(uri)
     return filesystem.read_version(path)
@@ -209,13 +221,13 @@ def write_over(uri: str, content: bytes, version: str | None) -> str | None:
     Args:
         uri: The file.
         content: What it shall hold.
-        version: As ``read_version`` named it; None where nothing was. Bound to it on S3 alone:
-            elsewhere an existing file is replaced.
+        version: As ``read_version`` named it; None where nothing was. Bound to it in buckets
+            alone: elsewhere an existing file is replaced.
 
     Raises:
         FileExistsError: Somebody else has written since.
     """
-    if not uri.startswith("s3://"):
+    if not in_bucket(uri):
         write_bytes(uri, content)
         return None
     filesystem, path = fsspec.core.url_to_fs(uri)
@@ -276,7 +288,7 @@ def remove_temporary(uri: str, *, below: bool = True) -> int:
         uri: A folder to which nobody writes now.
         below: In the folders below it too.
     """
-    if uri.startswith("s3://"):
+    if in_bucket(uri):
         filesystem, path = fsspec.core.url_to_fs(uri)
         return filesystem.abort_uploads(path, below=below)
     if not is_local(uri):

@@ -4,6 +4,7 @@
 fault       what happens to a request
 ==========  ==================================================================================
 busy        answered with 503 SlowDown; the server never sees it
+forbidden   answered with 403 likewise
 cut         the connection is reset in the midst of the request's body
 reset       the connection is reset in the midst of the answer's body
 unheard     the server does it, and the connection is reset before the answer
@@ -20,7 +21,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>busy</Message></Error>"
+REFUSALS = {
+    "busy": (
+        "503 Slow Down",
+        b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>busy</Message></Error>",
+    ),
+    "forbidden": ("403 Forbidden", b""),
+}
 
 
 @dataclass
@@ -83,12 +90,11 @@ class _Connection(socketserver.StreamRequestHandler):
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         fault = self.proxy.fault(" ".join(first.decode().split(" ")[:2]))
         kind, length = fault.kind if fault else "", int(headers.get(b"content-length", 0))
-        if kind == "busy":
+        if kind in REFUSALS:
             self.rfile.read(length)
-            lead = (
-                f"HTTP/1.1 503 Slow Down\r\nConnection: close\r\nContent-Length: {len(SLOW_DOWN)}"
-            )
-            self.wfile.write(f"{lead}\r\n\r\n".encode() + SLOW_DOWN)
+            status, body = REFUSALS[kind]
+            lead = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {len(body)}"
+            self.wfile.write(f"{lead}\r\n\r\n".encode() + body)
         elif kind == "blackhole":
             self.rfile.read()  # until the client gives up
         elif kind == "cut":

@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from PIL import Image
 
+from tests import gcs_server
 from tests.rados_gateway import BUCKET, client
 
 
 class Store:
     """A folder of the gateway's bucket."""
+
+    part_bytes, picture_px = 1 << 14, 48
 
     def __init__(self, port: int, name: str) -> None:
         self.uri, self._prefix = f"s3://{BUCKET}/{name}", f"{name}/"
@@ -40,6 +43,34 @@ class Store:
         return [upload["Key"] for upload in found.get("Uploads", ())]
 
 
+class GcsStore:
+    """The same of a folder of the bucket that speaks Google's language."""
+
+    part_bytes, picture_px = gcs_server.QUANTUM, 256
+
+    def __init__(self, bucket: gcs_server.Bucket, name: str) -> None:
+        self.uri, self._prefix = f"gs://{gcs_server.BUCKET}/{name}", f"{name}/"
+        self._bucket = bucket
+
+    def objects(
+        self, folder: str = "", wanted: Callable[[str], bool] = lambda name: True
+    ) -> dict[str, bytes]:
+        """Content of every (wanted) object below a folder, by its name in it."""
+        objects, prefix = self._bucket.objects, self._prefix + folder
+        return {n: objects[prefix + n].content for n in filter(wanted, self.names(folder))}
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of the objects below a folder, in it."""
+        prefix = self._prefix + folder
+        found = sorted(self._bucket.objects)
+        return [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
+
+    def pending(self) -> list[str]:
+        """Names of uploads that nobody has ended."""
+        found = self._bucket.sessions.values()
+        return [s.name for s in found if not s.ended and s.name.startswith(self._prefix)]
+
+
 def files(folder: str) -> dict[str, bytes]:
     """Content of every file below a local folder, by its name in it."""
     found = {}
@@ -57,11 +88,11 @@ def content(found: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name: body for name, body in found.items() if not name.startswith(circumstances)}
 
 
-def pictures(count: int) -> dict[str, bytes]:
+def pictures(count: int, px: int) -> dict[str, bytes]:
     """Pictures of noise, no two alike, by file name."""
     found = {}
     for number in range(count):
-        noise = np.random.default_rng(number).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+        noise = np.random.default_rng(number).integers(0, 256, (px, px, 3), dtype=np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(noise).save(buffer, "JPEG", quality=90)
         found[f"{number:03d}.jpg"] = buffer.getvalue()

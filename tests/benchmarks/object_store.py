@@ -22,13 +22,13 @@ import numpy as np
 from pipeline import storage
 from pipeline.identity import fingerprint
 from pipeline.results import Result
-from pipeline.s3.files import PIECE_BYTES
 from pipeline.shards import manifest
 from pipeline.shards.curated import CuratedDataset
 from pipeline.shards.manifest import ShardEntry
 from pipeline.shards.shard_source import READING_THREADS
 from pipeline.shards.tars import read_shard
 from pipeline.shards.writer import TarShardWriter, texts
+from pipeline.stores.files import PIECE_BYTES
 from tests.benchmarks.paired import compare, finish
 from tests.rados_gateway import BUCKET, client, environment, gateway
 

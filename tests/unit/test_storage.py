@@ -62,3 +62,14 @@ def test_object_store_addresses_are_read_and_written_whole():
     assert storage.exists("memory://bucket/a/x.txt")
     with pytest.raises(StorageError, match="no local path"):
         storage.local_path("memory://bucket/a")
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/run", "gs://bucket/a/run", "/data/run"])
+def test_results_lie_in_a_folder_or_in_one_of_a_bucket(uri):
+    assert storage.place_for_results(uri) == uri
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket", "s3://bucket/", "s3:///run/", "http://x/run"])
+def test_nowhere_else(uri):
+    with pytest.raises(ValueError, match="results are written to a local folder, to s3"):
+        storage.place_for_results(uri)

@@ -1,23 +1,20 @@
 """Buckets as a file system: paths are ``bucket/key``, folders what keys share up to a ``/``.
 
-Objects appear whole or not at all (`upload`); nothing is renamed, and no listing is remembered.
+Objects appear whole or not at all (`uploads`); nothing is renamed, and no listing is remembered.
 """
 
 import errno
-import os
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import ClientError
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
-from pipeline.s3.requests import client, code_of, patiently, split
-from pipeline.s3.upload import Upload
+from pipeline.stores.uploads import Upload
 
 PIECE_BYTES = 16 << 20
 """Bytes that one request reads."""
@@ -25,15 +22,48 @@ READERS = 4
 """Requests at once that read one object."""
 
 
-class S3FileSystem(AbstractFileSystem):
-    """All buckets of one endpoint, as fsspec wants them."""
+class BucketFileSystem(AbstractFileSystem):
+    """All buckets of one kind, as fsspec wants them; how they are asked, subclasses say."""
 
-    protocol = ("s3", "s3a")
+    # What a kind of bucket must know. Each raises FileNotFoundError, ConfigError or StorageError.
 
-    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - fsspec's
-        """Ask nothing yet."""
-        super().__init__(**options)
-        self.client = client(os.getpid())
+    @abstractmethod
+    def size_of(self, path: str) -> int:
+        """Bytes of an object."""
+
+    @abstractmethod
+    def pages(self, path: str, *, flat: bool, limit: int) -> Iterator[tuple[list[str], list[Any]]]:
+        """What is below a folder, a page at a time: folders (their paths), and (path, size).
+
+        Args:
+            path: The folder.
+            flat: All objects below it instead of what is directly in it.
+            limit: So many at most on a page.
+        """
+
+    @abstractmethod
+    def range_of(self, path: str, start: int, end: int) -> bytes:
+        """Bytes of an object from ``start`` up to ``end``, as far as it has them."""
+
+    @abstractmethod
+    def upload(self, path: str) -> Upload:
+        """A new object."""
+
+    @abstractmethod
+    def read_version(self, path: str) -> tuple[bytes, str]:
+        """A small object and the name of this version of it."""
+
+    @abstractmethod
+    def put_if(self, path: str, value: bytes, version: str | None) -> str:
+        """``put_over`` without its doubt; FileNotFoundError where the version was removed."""
+
+    @abstractmethod
+    def rm_file(self, path: str) -> None:
+        """Delete an object, if it is there."""
+
+    @abstractmethod
+    def abort_uploads(self, path: str, *, below: bool = True) -> int:
+        """Abort the uploads in a folder, or also below it, that nobody ends any more."""
 
     # What there is.
 
@@ -46,11 +76,11 @@ class S3FileSystem(AbstractFileSystem):
         path = str(self._strip_protocol(path))
         if "/" in path:
             with suppress(FileNotFoundError):  # then it may be a folder
-                found = patiently(path, lambda: self.client.head_object(**split(path)))
-                return {"name": path, "size": found["ContentLength"], "type": "file"}
-        if next(self._pages(path, limit=1), {}).get("KeyCount"):
-            return {"name": path, "size": 0, "type": "directory"}
-        raise FileNotFoundError(errno.ENOENT, "no such object", f"s3://{path}")
+                return _object(path, self.size_of(path))
+        for folders, objects in self.pages(path, flat=True, limit=1):
+            if folders or objects:
+                return _folder(path)
+        raise FileNotFoundError(errno.ENOENT, "no such object", self.unstrip_protocol(path))
 
     def exists(self, path: str, **options: Any) -> bool:  # noqa: ANN401 - fsspec's
         """Whether there is an object or a folder; a store that does not answer is no No."""
@@ -62,13 +92,10 @@ class S3FileSystem(AbstractFileSystem):
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:  # noqa: ANN401
         """Objects and folders directly below a folder; an object itself."""
-        path = str(self._strip_protocol(path))
-        bucket, found = path.partition("/")[0], []
-        for page in self._pages(path, delimiter="/"):
-            for folder in page.get("CommonPrefixes", ()):
-                name = f"{bucket}/{folder['Prefix'].rstrip('/')}"
-                found.append({"name": name, "size": 0, "type": "directory"})
-            found += _objects(bucket, page)
+        path, found = str(self._strip_protocol(path)), []
+        for folders, objects in self.pages(path, flat=False, limit=1000):
+            found += map(_folder, folders)
+            found += _objects(objects)
         if not found:
             found = [self.info(path)]
         return found if detail else [each["name"] for each in found]
@@ -84,23 +111,9 @@ class S3FileSystem(AbstractFileSystem):
         """All objects below a folder, by few requests where folders are not asked for."""
         if withdirs or maxdepth is not None:
             return super().find(path, maxdepth, withdirs, detail, **options)
-        path = str(self._strip_protocol(path))
-        bucket = path.partition("/")[0]
-        found = {e["name"]: e for page in self._pages(path) for e in _objects(bucket, page)}
+        pages = self.pages(str(self._strip_protocol(path)), flat=True, limit=1000)
+        found = {each["name"]: each for _, objects in pages for each in _objects(objects)}
         return found if detail else sorted(found)
-
-    def _pages(self, path: str, delimiter: str = "", limit: int = 1000) -> Iterator[dict[str, Any]]:
-        """Answers to "what is below this folder"."""
-        where = split(path)
-        prefix = where["Key"] and where["Key"] + "/"
-        asked = {"Bucket": where["Bucket"], "Prefix": prefix, "MaxKeys": limit}
-        asked |= {"Delimiter": delimiter} if delimiter else {}
-        while True:
-            page = patiently(path, lambda: self.client.list_objects_v2(**asked))
-            yield page
-            if not page.get("IsTruncated"):
-                return
-            asked["ContinuationToken"] = page["NextContinuationToken"]
 
     # What is read.
 
@@ -116,8 +129,8 @@ class S3FileSystem(AbstractFileSystem):
         if start is None and end is None:
             return b"".join(self._pieces(path))
         if start is None or end is None or min(start, end) < 0:
-            start, end, _ = slice(start, end).indices(self.info(path)["size"])
-        return self._range(path, start, end)[0]
+            start, end, _ = slice(start, end).indices(self.size_of(path))
+        return self.range_of(path, start, end) if start < end else b""
 
     def get_file(
         self,
@@ -133,38 +146,19 @@ class S3FileSystem(AbstractFileSystem):
 
     def _pieces(self, path: str) -> Iterator[bytes]:
         """The content of an object in order, read ahead by a few requests at once."""
-        first, size = self._range(path, 0, PIECE_BYTES)
+        first = self.range_of(path, 0, PIECE_BYTES)
         yield first
-        if size <= PIECE_BYTES:
+        if len(first) < PIECE_BYTES:
             return
-        coming: deque[Future[tuple[bytes, int]]] = deque()
+        size, coming = self.size_of(path), deque[Future[bytes]]()
         with ThreadPoolExecutor(READERS, thread_name_prefix="read-object") as threads:
             for start in range(PIECE_BYTES, size, PIECE_BYTES):
                 end = min(start + PIECE_BYTES, size)
-                coming.append(threads.submit(self._range, path, start, end))
+                coming.append(threads.submit(self.range_of, path, start, end))
                 if len(coming) > READERS:
-                    yield coming.popleft().result()[0]
+                    yield coming.popleft().result()
             for piece in coming:
-                yield piece.result()[0]
-
-    def _range(self, path: str, start: int, end: int) -> tuple[bytes, int]:
-        """Bytes of an object, as far as it has them, and its length."""
-        if end <= start:
-            return b"", 0
-        asked = {**split(path), "Range": f"bytes={start}-{end - 1}"}
-
-        def get() -> tuple[bytes, int]:
-            try:
-                answer = self.client.get_object(**asked)
-            except ClientError as error:
-                if code_of(error) == "InvalidRange":  # what an empty object has instead of bytes
-                    return b"", 0
-                raise
-            length = answer.get("ContentRange", "").rpartition("/")[2]
-            content = answer["Body"].read()
-            return content, int(length or len(content))
-
-        return patiently(path, get)
+                yield piece.result()
 
     def _open(
         self,
@@ -176,7 +170,7 @@ class S3FileSystem(AbstractFileSystem):
         **options: Any,  # noqa: ANN401 - fsspec's
     ) -> Any:  # noqa: ANN401 - two kinds of file
         if mode == "wb":
-            return Upload(self.client, path)
+            return self.upload(path)
         return _Reader(self, path, mode, block_size, cache_options=cache_options, **options)
 
     # What is written.
@@ -197,17 +191,8 @@ class S3FileSystem(AbstractFileSystem):
         if mode == "create":
             self.put_over(path, value, None)
             return
-        with Upload(self.client, path) as file:
+        with self.upload(path) as file:
             file.write(value)
-
-    def read_version(self, path: str) -> tuple[bytes, str]:
-        """A small object and the name of this version of it."""
-
-        def get() -> tuple[bytes, str]:
-            answer = self.client.get_object(**split(path))
-            return answer["Body"].read(), answer["ETag"].strip('"')  # stores compare it bare
-
-        return patiently(path, get)
 
     def put_over(self, path: str, value: bytes, version: str | None) -> str:
         """Put a small object over the version that was read, or (None) where none is.
@@ -218,12 +203,8 @@ class S3FileSystem(AbstractFileSystem):
         Raises:
             FileExistsError: Somebody else has written, or removed it, since.
         """
-        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         try:
-            put = patiently(
-                path, lambda: self.client.put_object(**split(path), Body=value, **condition)
-            )
-            return put["ETag"].strip('"')
+            return self.put_if(path, value, version)
         except (FileExistsError, FileNotFoundError) as error:
             # The condition holds no longer where an earlier attempt succeeded unheard.
             try:
@@ -234,15 +215,10 @@ class S3FileSystem(AbstractFileSystem):
                 return own
             raise FileExistsError(errno.EEXIST, "written by somebody else", path) from error
 
-    def rm_file(self, path: str) -> None:
-        """Delete an object, if it is there."""
-        path = str(self._strip_protocol(path))
-        patiently(path, lambda: self.client.delete_object(**split(path)))
-
     def rm(self, path: Any, recursive: bool = False, maxdepth: int | None = None) -> None:  # noqa: ANN401
         """Delete an object, or all below a folder.
 
-        One by one: a request for many at once carries a checksum that some stores do not know.
+        One by one: S3's request for many carries a checksum that some stores do not know.
         """
         if not recursive:
             self.rm_file(path)
@@ -256,26 +232,18 @@ class S3FileSystem(AbstractFileSystem):
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Nothing, likewise."""
 
-    def abort_uploads(self, path: str, *, below: bool = True) -> int:
-        """Abort the uploads in a folder, or also below it, that nobody ends any more."""
-        where = split(path)
-        asked = {"Bucket": where["Bucket"], "Prefix": where["Key"] and where["Key"] + "/"}
-        asked |= {} if below else {"Delimiter": "/"}
-        pages = self.client.get_paginator("list_multipart_uploads").paginate(**asked)
-        found = patiently(path, lambda: [u for page in pages for u in page.get("Uploads", ())])
-        for upload in found:
-            of = {name: upload[name] for name in ("Key", "UploadId")} | {"Bucket": where["Bucket"]}
-            with suppress(FileNotFoundError):
-                patiently(path, partial(self.client.abort_multipart_upload, **of))
-        return len(found)
+
+def _objects(found: list[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Without what some tools leave in the place of a folder."""
+    return [_object(path, size) for path, size in found if not path.endswith("/")]
 
 
-def _objects(bucket: str, page: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"name": f"{bucket}/{found['Key']}", "size": found["Size"], "type": "file"}
-        for found in page.get("Contents", ())
-        if not found["Key"].endswith("/")  # what some tools leave in the place of a folder
-    ]
+def _object(path: str, size: int) -> dict[str, Any]:
+    return {"name": path, "size": size, "type": "file"}
+
+
+def _folder(path: str) -> dict[str, Any]:
+    return {"name": path.rstrip("/"), "size": 0, "type": "directory"}
 
 
 class _Reader(AbstractBufferedFile):
