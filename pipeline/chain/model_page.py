@@ -4,13 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pipeline import results, storage
+from pipeline import storage
 from pipeline.chain.plan import check_output_dir, recorded
-from pipeline.chain.protocol_report import PROTOCOL, failed_gates, protocol_data
+from pipeline.chain.protocol_report import (
+    failed_gates,
+    finished_protocols,
+    protocol_data,
+)
 from pipeline.chain.report import described
 from pipeline.errors import ConfigError
 from pipeline.evaluation.report_data import Limit, ReportData
-from pipeline.results import CIRCUMSTANCE, Result
+from pipeline.results import Result
 from pipeline.run_file import RunFile
 from pipeline.tracking import parent_run
 from pipeline.tracking_store import keep_files
@@ -74,29 +78,6 @@ def write_model_page(run: RunFile, card: Sequence[str], *, is_tracked: bool) -> 
         "failed_gates": failed,
         "mlflow_run_id": kept_in,
     }
-
-
-def finished_protocols(output_dir: str, known: Mapping[str, Result]) -> dict[str, Result]:
-    """By name, the newest result of each protocol that was measured on these very stages."""
-    found: dict[str, Result] = {}
-    for name in sorted(storage.list_names(output_dir)):
-        if name.startswith(PROTOCOL):
-            folder = storage.join(output_dir, name)
-            places = [storage.join(folder, each) for each in storage.list_names(folder)]
-            fitting = [r for uri in places if (r := results.read_result(uri)) and _fits(r, known)]
-            if fitting:
-                found[name.removeprefix(PROTOCOL)] = max(fitting, key=_ended_s)
-    return found
-
-
-def _fits(result: Result, known: Mapping[str, Result]) -> bool:
-    """Whether every stage it stands on is the run's; those of rivals and other runs are not."""
-    stood_on = result.manifest["inputs"]
-    return all(stood_on[name] == known[name].manifest_hash for name in stood_on if name in known)
-
-
-def _ended_s(result: Result) -> float:
-    return storage.read_json(storage.join(result.uri, CIRCUMSTANCE))["ended_s"]
 
 
 def _joined(report: ReportData, protocols: ReportData) -> ReportData:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pipeline import storage
+from pipeline import results, storage
 from pipeline.chain.report import commit
 from pipeline.evaluation import protocols
 from pipeline.evaluation.collect import stage_cost
@@ -61,6 +61,29 @@ UPSAMPLERS = (
 )
 
 
+def finished_protocols(output_dir: str, known: Mapping[str, Result]) -> dict[str, Result]:
+    """By name, the newest result of each protocol that was measured on these very stages."""
+    found: dict[str, Result] = {}
+    for name in sorted(storage.list_names(output_dir)):
+        if name.startswith(PROTOCOL):
+            folder = storage.join(output_dir, name)
+            places = [storage.join(folder, each) for each in storage.list_names(folder)]
+            fitting = [r for uri in places if (r := results.read_result(uri)) and _fits(r, known)]
+            if fitting:
+                found[name.removeprefix(PROTOCOL)] = max(fitting, key=_ended_s)
+    return found
+
+
+def _fits(result: Result, known: Mapping[str, Result]) -> bool:
+    """Whether every stage it stands on is the run's; those of rivals and other runs are not."""
+    stood_on = result.manifest["inputs"]
+    return all(stood_on[name] == known[name].manifest_hash for name in stood_on if name in known)
+
+
+def _ended_s(result: Result) -> float:
+    return storage.read_json(storage.join(result.uri, CIRCUMSTANCE))["ended_s"]
+
+
 def write_protocols(
     run: RunFile, measured: Mapping[str, Result], models: Mapping[str, Result]
 ) -> dict[str, Any]:
@@ -72,7 +95,7 @@ def write_protocols(
         models: Trainings by name, whose time is told.
 
     Returns:
-        ``protocols`` (folder of each), ``protocols_path``, ``report_path``.
+        ``protocols_path``, ``report_path``.
     """
     data = protocol_data(run, measured, models)
     table = {
@@ -84,11 +107,7 @@ def write_protocols(
     table_uri, report_uri = (storage.join(run.output_dir, name) for name in (TABLE, REPORT))
     storage.write_json(table_uri, table)
     write_report(data, report_uri)
-    return {
-        "protocols": {name: result.uri for name, result in measured.items()},
-        "protocols_path": table_uri,
-        "report_path": report_uri,
-    }
+    return {"protocols_path": table_uri, "report_path": report_uri}
 
 
 def protocol_data(

@@ -13,7 +13,12 @@ from typing import Any
 from pipeline import results
 from pipeline.chain import drawn_protocols, drawn_settings, given, protocol_work
 from pipeline.chain.plan import Step, check_output_dir, recorded
-from pipeline.chain.protocol_report import PROTOCOL, failed_gates, write_protocols
+from pipeline.chain.protocol_report import (
+    PROTOCOL,
+    failed_gates,
+    finished_protocols,
+    write_protocols,
+)
 from pipeline.chain.protocol_work import DATA
 from pipeline.chain.run import Session, Summary
 from pipeline.chain.stages import Stage, Work, stages
@@ -32,6 +37,8 @@ VERSION = 1
 
 def run_protocols(run: RunFile, names: Sequence[str], progress: Progress) -> dict[str, Any]:
     """Measure, write ``protocols.json`` and ``protocols.html``; what is finished is only read.
+
+    Both also hold what earlier calls have measured on the same stages.
 
     Args:
         run: The run file.
@@ -53,8 +60,12 @@ def run_protocols(run: RunFile, names: Sequence[str], progress: Progress) -> dic
             stage, inputs = _STAGES[name](run, known, session)
             measured[name] = session.finished(stage, inputs)
         models = {**known, **_priors_by_name(run, known, session)} if "priors" in names else known
-    line = write_protocols(run, measured, models)
-    return {**line, "failed_gates": failed_gates(run, measured)}
+    line = write_protocols(run, {**finished_protocols(run.output_dir, known), **measured}, models)
+    return {
+        **line,
+        "protocols": {name: result.uri for name, result in measured.items()},
+        "failed_gates": failed_gates(run, measured),
+    }
 
 
 def preview(run: RunFile, names: Sequence[str]) -> dict[str, Any]:

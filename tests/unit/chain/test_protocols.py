@@ -179,6 +179,17 @@ def test_another_setting_or_rival_is_another_result_in_the_same_folder(run):
     assert len(folders) == 3  # the run's own, and a rival of each run file
 
 
+def test_what_earlier_calls_measured_stays_in_table_and_page(run):
+    protocols.run_protocols(run, ["decoder"], said())
+    line = protocols.run_protocols(run, ["memorisation"], said())
+    assert list(line["protocols"]) == ["memorisation"]
+    table = storage.read_json(line["protocols_path"])["protocols"]
+    assert sorted(table) == ["decoder", "memorisation"]
+    page = Path(line["report_path"]).read_text()
+    assert "Decoder conditions" in page
+    assert "Memorisation" in page
+
+
 def test_bounds_of_what_was_measured_are_gates(run, capsys):
     bounds = {"gates": {"decoder_loss_as_is": 1e9, "prior_over_linear_prior": -5.0}}
     strict = run.model_copy(update={"protocols": run.protocols.model_copy(update=bounds)})
@@ -214,7 +225,9 @@ def test_the_page_of_the_model_shows_what_was_measured_on_it_and_names_the_rest(
     other = tiny_stack.make_stack(Path(run.output_dir).parent / "again", seed=5)["decoder"]
     index["stages"]["decoder"] = "../again/" + other.uri.rpartition("/again/")[2]
     storage.write_json(storage.join(run.output_dir, results.INDEX), index)
-    assert list(model_page.finished_protocols(run.output_dir, recorded(run))) == ["memorisation"]
+    assert list(protocol_report.finished_protocols(run.output_dir, recorded(run))) == [
+        "memorisation"
+    ]
 
 
 def test_a_preview_names_the_trainings_and_writes_nothing(run):
