@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from pipeline import errors
+from pipeline.placement import tasks_on
 
 Row = dict[str, Any]
 
@@ -34,7 +35,8 @@ def map_partitions(work: Callable[[Row], Row], rows: Sequence[Row]) -> Iterator[
 
     items = [{"row": json.dumps(row)} for row in rows]
     graph = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_TASKS))
-    for done in graph.map(partial(_task, work=work), num_cpus=1).iter_rows():
+    mapped = graph.map(partial(_task, work=work), num_cpus=1, label_selector=tasks_on())
+    for done in mapped.iter_rows():
         if done["error"]:
             kind, message = json.loads(done["error"])
             raise getattr(errors, kind)(message)

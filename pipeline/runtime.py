@@ -24,6 +24,7 @@ from pipeline.cluster_guard import refuse_open_cluster
 from pipeline.config import StrictModel
 from pipeline.credentials import submitted_variables
 from pipeline.errors import BusyError, ConfigError, StalledError
+from pipeline.placement import place
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -63,6 +64,11 @@ class RayConfig(StrictModel):
     stall_s: float = Field(default=45_000.0, gt=0)
     """Seconds without any ended task after which a Ray Data graph counts as hanging: more than a
     partition takes, which in a crawl may be ``host_deadline_s`` (43,200) and a little more."""
+    tasks_on: dict[str, str] = Field(default_factory=dict)
+    """Labels, as Ray knows them, of the nodes that crawl, curate, score and evaluate, such as
+    ``{ray.io/node-group: cpu}``; all nodes without. A Ray started here has one node for all."""
+    models_on: dict[str, str] = Field(default_factory=dict)
+    """The same of the nodes that hold models: embedding, training, generation."""
 
 
 def prepare_environment() -> None:
@@ -84,7 +90,8 @@ def ray_session(config: RayConfig) -> Iterator[None]:
     also after an interrupt.
 
     Raises:
-        ConfigError: The cluster answers without a token, and the run file does not allow that.
+        ConfigError: The cluster answers without a token, and the run file does not allow that; or
+            it has no node with the labels that the run file names.
         BusyError: The machine is too busy to start Ray.
         StalledError: No task of the block's Ray Data graph ended for ``stall_s``.
     """
@@ -107,6 +114,7 @@ def ray_session(config: RayConfig) -> Iterator[None]:
             _start({"runtime_env": _for_workers()} if submitted else local, quiet)
         if submitted:
             refuse_open_cluster(ray.get_runtime_context().gcs_address, config.allow_open_cluster)
+            place(tasks_on=config.tasks_on, models_on=config.models_on)
         # Ray's C++ put its own SIGTERM handler over Python's: put that back.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         _set_up_ray_data(config.stall_s)

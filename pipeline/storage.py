@@ -102,11 +102,10 @@ def list_names(uri: str) -> list[str]:
 
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file."""
-    try:
-        with open_for_read(uri) as file:
-            return file.read()
-    except OSError as error:
-        raise explained(error, uri) from error
+    if not is_local(uri):
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        return filesystem.cat_file(path)
+    return local_path(uri).read_bytes()
 
 
 def open_for_read(uri: str) -> Any:  # noqa: ANN401 - fsspec's files share no type with open's

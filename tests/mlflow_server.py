@@ -19,9 +19,11 @@ def free_port() -> int:
 class Server:
     """MLflow on one port and folder, started and stopped at will."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, host: str = "127.0.0.1", **settings: str) -> None:
         self.folder, self.port, self.settings = folder, free_port(), settings
-        self.address = f"http://127.0.0.1:{self.port}"
+        self.address = f"http://{host}:{self.port}"
+        if host != "127.0.0.1":
+            self.settings |= {"HOST": host, "ALLOWED_HOSTS": f"{host}:{self.port}"}
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:

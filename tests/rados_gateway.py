@@ -39,7 +39,7 @@ mon data = {folder}/mon
 osd data = {folder}/osd
 rgw multipart min part size = 1024
 rgw data = {folder}/rgw
-rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw frontends = beast endpoint={host}:{port}
 log file = {folder}/$name.log
 admin socket = {folder}/$name.asok
 run dir = {folder}
@@ -65,11 +65,12 @@ def environment(port: int) -> dict[str, str]:
 
 
 @contextmanager
-def gateway(num_bytes: int = 2 << 30) -> Iterator[int]:
+def gateway(num_bytes: int = 2 << 30, host: str = "127.0.0.1") -> Iterator[int]:
     """The port of a gateway with one user and one empty bucket.
 
     Args:
         num_bytes: Room for objects.
+        host: Where it listens; this machine reaches it on loopback in any case.
     """
     folder = Path(tempfile.mkdtemp(prefix="rgw", dir="/tmp"))
     servers: list[subprocess.Popen[bytes]] = []
@@ -90,7 +91,8 @@ def gateway(num_bytes: int = 2 << 30) -> Iterator[int]:
     try:
         for name in ("mon", "osd", "rgw"):
             (folder / name).mkdir()
-        values = {"fsid": fsid, "mon": mon, "port": port, "folder": folder, "num_bytes": num_bytes}
+        values = {"fsid": fsid, "mon": mon, "port": port, "folder": folder}
+        values |= {"num_bytes": num_bytes, "host": host}
         (folder / "ceph.conf").write_text(CONFIG.format(**values))
         address, monmap = f"[v2:127.0.0.1:{mon}]", str(folder / "monmap")
         run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", address, monmap)

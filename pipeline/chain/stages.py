@@ -216,12 +216,15 @@ def _world(config: CurateConfig, work: Work) -> Iterator[CurateConfig]:
     if not isinstance(candidates, SmallWebConfig):
         yield config
         return
+    from ray.util import get_node_ip_address
+
     from pipeline.demo.server import LOOPBACK, serving
     from pipeline.demo.web import SmallWeb
 
-    with serving(candidates) as port:
+    host = get_node_ip_address() if candidates.execution.listen == "node" else LOOPBACK
+    with serving(candidates, host) as port:
         # Hosts that are gone are left out: their names must not resolve.
-        resolve = dict.fromkeys(SmallWeb(candidates).hosts, f"{LOOPBACK}:{port}")
+        resolve = dict.fromkeys(SmallWeb(candidates).hosts, f"{host}:{port}")
         mapped = config.crawl.execution.model_copy(update={"resolve": resolve})
         crawl = config.crawl.model_copy(update={"execution": mapped})
         yield config.model_copy(update={"crawl": crawl})

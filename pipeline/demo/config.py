@@ -68,8 +68,11 @@ class FaultRates(StrictModel):
 class SmallWebExecution(StrictModel):
     """Where the web listens; changes no picture."""
 
+    listen: Literal["loopback", "node"] = "loopback"
+    """Where: ``node`` is the address by which a Ray cluster's other nodes reach this one, and
+    anybody else too."""
     port: int = Field(default=0, ge=0, le=65535)
-    """Loopback port; 0 takes a free one."""
+    """0 takes a free one."""
 
 
 class SmallWebConfig(StrictModel):

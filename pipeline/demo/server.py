@@ -1,4 +1,4 @@
-"""The small web on a loopback port, in a process of its own.
+"""The small web on a port of this machine, in a process of its own.
 
 ``python -m pipeline.demo.server --config-json '{"type": "small_web", …}'`` prints one JSON line
 (``{"port": 40123}`` or ``{"error": "…"}``) and serves by Host header until its standard input
@@ -29,25 +29,30 @@ _STOP_S = 5.0
 
 
 @contextmanager
-def serving(config: SmallWebConfig) -> Iterator[int]:
-    """Serve the small web while the block runs; gives the loopback port.
+def serving(config: SmallWebConfig, host: str = LOOPBACK) -> Iterator[int]:
+    """Serve the small web while the block runs; gives the port.
+
+    Args:
+        config: The small web.
+        host: This machine's address to listen on.
 
     Raises:
         ConfigError: The configured port cannot be taken.
     """
-    process = _start(config)
+    process = _start(config, host)
     try:
         yield _announced_port(process)
     finally:
         _stop(process)
 
 
-def _start(config: SmallWebConfig) -> "subprocess.Popen[str]":
+def _start(config: SmallWebConfig, host: str) -> "subprocess.Popen[str]":
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "pipeline.demo.server", "--host", host]
     # A session of its own: Ctrl-C reaches the job first, which then stops this in order.
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.demo.server", "--config-json", config.model_dump_json()],
+        [*command, "--config-json", config.model_dump_json()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -79,8 +84,8 @@ def _stop(process: "subprocess.Popen[str]") -> None:
     process.stdout.close()
 
 
-def bind(port: int) -> socket.socket:
-    """Take a loopback port, 0 for a free one.
+def bind(port: int, host: str = LOOPBACK) -> socket.socket:
+    """Take a port of this machine, 0 for a free one.
 
     Raises:
         ConfigError: Another process has it, or this user may not take it.
@@ -88,12 +93,12 @@ def bind(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((LOOPBACK, port))
+        listener.bind((host, port))
         listener.listen(128)
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"port={port}: cannot listen on {LOOPBACK}:{port} ({error.strerror}); "
+            f"port={port}: cannot listen on {host}:{port} ({error.strerror}); "
             "choose another port, or 0 for a free one"
         ) from error
     return listener
@@ -143,9 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until standard input ends or SIGTERM comes."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.demo.server", description=__doc__)
     parser.add_argument("--config-json", required=True, help="a SmallWebConfig as JSON")
-    config = SmallWebConfig.model_validate_json(parser.parse_args(arguments).config_json)
+    parser.add_argument("--host", default=LOOPBACK, help="address to listen on")
+    options = parser.parse_args(arguments)
+    config = SmallWebConfig.model_validate_json(options.config_json)
     try:
-        listener = bind(config.execution.port)
+        listener = bind(config.execution.port, options.host)
     except ConfigError as error:
         _say({"error": str(error)})
         return EXIT_USAGE

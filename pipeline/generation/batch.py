@@ -25,6 +25,7 @@ from pipeline.generation.run_stages import RunStages
 from pipeline.generation.safety import picture_rules, screened
 from pipeline.generation.weights import check_stack
 from pipeline.models.config import ClipConfig
+from pipeline.placement import models_on
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.shards.disk_cache import read_verified
@@ -115,6 +116,7 @@ def _run(
         compute=ray.data.ActorPoolStrategy(size=num_actors),
         num_cpus=CPUS_PER_ACTOR,
         num_gpus=config.execution.gpus_per_actor or None,
+        label_selector=models_on(),
     )
     for row in dataset.iter_rows():
         yield int(row["number"]), json.loads(row["marker"])

@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError, DataError, PipelineError
 from pipeline.failpoints import failpoint
 from pipeline.models.presets import load_clip
 from pipeline.models.tokenizer import tokenizer
+from pipeline.placement import models_on
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.shards.clip_encoder import ClipEncoder, Pixels, open_clip_square
@@ -160,6 +161,7 @@ def embed(
         compute=ray.data.ActorPoolStrategy(size=config.execution.num_actors),
         num_cpus=config.execution.cpus_per_actor,
         num_gpus=config.execution.gpus_per_actor or None,
+        label_selector=models_on(),
     )
     work = []
     with progress.stage("embed", total=len(shards), unit="shards") as bar:

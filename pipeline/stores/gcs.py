@@ -51,6 +51,8 @@ def client(pid: int) -> Client:
         ConfigError: This machine has no credentials.
     """
     del pid  # the cache's key
+    # The client would ask for each bucket's properties beside the work, which needs a right more.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     try:
         return Client(project=None)
     except GoogleAuthError as error:

@@ -23,6 +23,7 @@ from pipeline import checkpoints, errors, storage
 from pipeline.config import semantic
 from pipeline.errors import ConfigError, DataError, PipelineError, StorageError
 from pipeline.models.presets import clip_config
+from pipeline.placement import models_on
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.runtime import require_cpus
@@ -274,6 +275,7 @@ def _scaling(execution: TrainExecution) -> ray.train.ScalingConfig:
         num_workers=most if execution.min_workers is None else (execution.min_workers, most),
         use_gpu=bool(execution.gpus_per_worker),
         resources_per_worker=resources,
+        label_selector=models_on(),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from pipeline import storage, weights_file
+from pipeline.placement import models_on
 from pipeline.training.device import fixed_arithmetic
 from pipeline.training.loop import SUMMARY, WEIGHTS
 from pipeline.training.parallel import Replicated
@@ -59,6 +60,7 @@ class SideLooks:
         device = "cuda:0" if execution.validate_gpus else "cpu"
         self._settings = ray.put(replace(settings, device=device))
         options: dict[str, Any] = {"num_cpus": execution.threads, "max_retries": RETRIES}
+        options["label_selector"] = models_on() or {}
         if execution.validate_gpus:
             options["num_gpus"] = execution.validate_gpus
         self._task: Any = ray.remote(**options)(look_at)

@@ -5,7 +5,9 @@ real S3 server, what is tracked to MLflow on PostgreSQL with a password. ``--kil
 node, its raylet and all that this has started, once the stage is under way; ``--kill each`` does so
 in every stage that works on nodes, and another node joins each time. Everything must then be as if
 nothing had happened: files byte for byte, curves, one finished MLflow run per stage. Trainings that
-run inside the job (``num_workers: 0``) go to a worker of the cluster, which changes no bit.
+run inside the job (``num_workers: 0``) go to a worker of the cluster, which changes no bit. With
+``--placed`` partitions go to one node, models to the other two, by the nodes' labels; with
+``--namespaces`` every node is in a network namespace and has an address of its own.
 
 The last line is one JSON object. Needs Debian's ceph-mon, ceph-osd, radosgw and postgresql. The
 tiny run takes some minutes, ``--config jobs/configs/demo/run.yaml`` an hour on two cores.
@@ -17,13 +19,15 @@ import shutil
 import sys
 import tempfile
 import time
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 from tests.cluster.comparison import compared
+from tests.cluster.network import Network
 from tests.cluster.nodes import Cluster
 from tests.cluster.services import services
-from tests.cluster.submission import Submission, node_cpus
+from tests.cluster.submission import PLACED, Submission, node_cpus
 from tests.tiny_run import start, tiny_run
 
 NUM_NODES = 3
@@ -41,6 +45,10 @@ def main() -> int:
         "--kill", nargs="+", default=[], metavar="STAGE", help="stages that lose a node, or each"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the nodes that die")
+    parser.add_argument(
+        "--namespaces", action="store_true", help="nodes have addresses of their own (needs root)"
+    )
+    parser.add_argument("--placed", action="store_true", help="partitions here, models there")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="tc", dir="/tmp"))
     print(f"in {folder}", file=sys.stderr, flush=True)
@@ -49,12 +57,14 @@ def main() -> int:
     kill = options.kill
     if kill == ["each"]:
         kill = sorted(path.parent.parent.name for path in local.glob("*/*/manifest.json"))
-    with services(folder) as found:
-        cluster = Cluster(found.machine)
+    network = Network() if options.namespaces else None
+    with closing(network) if network else nullcontext(), services(folder, network) as found:
+        cluster = Cluster(found.machine, network=network)
         try:
             cluster.start(NUM_NODES, node_cpus(run_file))
             store = found.store("chain")
-            submission = Submission(cluster, found, store, run_file, options.set)
+            more = [*options.set, *(PLACED if options.placed else ())]
+            submission = Submission(cluster, found, store, run_file, more)
             told = submitted(submission, local, kill, options.seed)
         finally:
             cluster.stop()
@@ -94,6 +104,7 @@ def submitted(submission: Submission, local: Path, kill: list[str], seed: int) -
         return {**told, "ok": False}
     missed = sorted(set(kill) - {strike.stage for strike in submission.strikes})
     counts, differences = compared(local, submission)
+    differences["misplaced"] = submission.misplaced
     told |= {"without_kill": missed, "compared": counts, "differences": differences}
     return {**told, "ok": not any(differences.values())}
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cluster.network import Network
 from tests.mlflow_server import Server
 from tests.object_store import Store
 from tests.postgres import database
@@ -19,6 +20,8 @@ USER = "trainer"
 class Services:
     """What runs, and how it is reached."""
 
+    host: str
+    """Where nodes reach this machine."""
     port: int
     """Of the bucket's gateway."""
     tracking: str
@@ -42,7 +45,7 @@ class Services:
     def submitted(self) -> dict[str, str]:
         """What a submission says: names and places, and no secret."""
         return {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ENDPOINT_URL": f"http://{self.host}:{self.port}",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_SHARED_CREDENTIALS_FILE": str(self.credentials),
             "AWS_CONFIG_FILE": os.devnull,
@@ -55,19 +58,23 @@ class Services:
 
 
 @contextmanager
-def services(folder: Path) -> Iterator[Services]:
+def services(folder: Path, network: Network | None = None) -> Iterator[Services]:
     """All of them, for as long as the block runs.
 
     Args:
         folder: For the tracking server's files, and the bucket's credentials.
+        network: Where nodes have addresses of their own.
     """
+    host = network.host if network else "127.0.0.1"
     credentials, password = folder / "credentials", secrets.token_hex(24)
     credentials.write_text(
         f"[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"
     )
-    with gateway() as port, database() as address:
+    everywhere = {"host": "0.0.0.0"} if network else {}
+    with gateway(**everywhere) as port, database() as address:
         server = Server(
             folder,
+            host,
             STORE=address,
             ARTIFACTS=f"s3://{BUCKET}/mlflow",
             MLFLOW_AUTH_ADMIN_USERNAME=USER,
@@ -79,6 +86,6 @@ def services(folder: Path) -> Iterator[Services]:
         )
         try:
             server.start()
-            yield Services(port, server.address, address, password, credentials)
+            yield Services(host, port, server.address, address, password, credentials)
         finally:
             server.stop()

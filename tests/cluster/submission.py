@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,15 @@ from tests.object_store import Store
 from tests.tiny_run import ROOT
 
 POLL_S = 0.1
+LOOK_S = 1.0
+"""Between two looks at what nodes do."""
+PLACED = ("execution.ray.tasks_on={pool: cpu}", "execution.ray.models_on={pool: gpu}")
+"""Overrides that give partitions to the one pool of nodes and models to the other."""
 LONGEST_PAUSE_S = 0.5
 """From the first sign of work to the kill."""
 EVENT = re.compile(r"^(\w+): (s3://|done in )", re.MULTILINE)
 """A stage begins, or is done, as the job's log has it."""
+HEAD = "head:"
 TRAININGS = ("clip", "prior", "decoder", "upsamplers")
 RESULT = re.compile(r"\w+/[0-9a-f]{12}/")
 """A stage's folder in the run's."""
@@ -63,6 +69,8 @@ class Submission:
     strikes: list[Strike] = field(default_factory=list)
     calls: int = 0
     """How often it was submitted."""
+    seen: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often a pool's nodes were seen at work on ``tasks`` or with ``models``."""
 
     @property
     def name(self) -> str:
@@ -84,6 +92,15 @@ class Submission:
         return f"{self.name}-a{self.calls}"
 
     @property
+    def misplaced(self) -> list[str]:
+        """What was seen on the wrong nodes, or on none, where the run says which it wants."""
+        if not set(PLACED) <= set(self.more):
+            return []
+        right = {("cpu", "tasks"), ("gpu", "models")}
+        wrong = [f"{kind} on {pool}" for pool, kind in self.seen.keys() - right]
+        return wrong + [f"no {kind} on {pool}" for pool, kind in right - self.seen.keys()]
+
+    @property
     def log(self) -> Path:
         """What ``ray job submit`` prints."""
         return self.cluster.folder / f"{self.id}.log"
@@ -98,11 +115,12 @@ class Submission:
 
         Args:
             deadline_s: After so long it has failed.
-            kill: Stages in each of which a node dies.
+            kill: Stages in each of which a node dies; ``head:clip`` is the head in that stage, with
+                which all others go.
             seed: Of the choice of node and moment.
 
         Returns:
-            The exit code of ``ray job submit``.
+            The exit code of ``ray job submit``; of one whose head has died, that of SIGKILL.
         """
         code = self._call(deadline_s, _Killer(self, kill, seed))
         while code == 0 and self.calls < 3 and self.store.objects("tracking/"):
@@ -120,22 +138,32 @@ class Submission:
                 stderr=log,
                 start_new_session=True,
             )
-        until = time.monotonic() + deadline_s
+        until, look = time.monotonic() + deadline_s, 0.0
         try:
-            while process.poll() is None:
+            while process.poll() is None and self.cluster.nodes:
                 assert time.monotonic() < until, self.log.read_text()[-4000:]
                 if killer is not None:
                     killer.look(self.said())
+                if time.monotonic() > look:
+                    self._look()
+                    look = time.monotonic() + LOOK_S
                 time.sleep(POLL_S)
         finally:
             process.kill()
             process.wait()
         return process.returncode
 
+    def _look(self) -> None:
+        for node in self.cluster.nodes[1:]:
+            for title in node.at_work():
+                kind = "tasks" if title.startswith("ray::Map(") else "models"
+                self.seen[node.pool, kind] += 1
+
     def _command(self) -> list[str]:
         told = {"env_vars": self.services.submitted}
         settings = [
             *self.places,
+            *reached(self.run_file),
             *(f"{place}.execution.num_workers=1" for place in inside(self.run_file)),
             *self.more,
         ]
@@ -159,9 +187,11 @@ class _Killer:
     def look(self, said: str) -> None:
         """Kill, where the stage at work is one of those and is well under way."""
         events = EVENT.findall(said)
-        if not events or events[-1][0] not in self._left or events[-1][1] != "s3://":
+        if not events or events[-1][1] != "s3://":
             return
         stage, workers = events[-1][0], self._submission.cluster.nodes[1:]
+        if not {stage, HEAD + stage} & set(self._left):
+            return
         at_work = {node: found for node in workers if (found := node.at_work())}
         if not at_work or not self._is_under_way(stage):
             return
@@ -171,15 +201,16 @@ class _Killer:
             self._strike(stage, victim, at_work[victim])
 
     def _strike(self, stage: str, victim: Node, lost: list[str]) -> None:
-        submission = self._submission
-        submission.cluster.kill(victim)
-        self._left.remove(stage)
+        submission, all_of_it = self._submission, HEAD + stage in self._left
+        for node in list(submission.cluster.nodes) if all_of_it else [victim]:
+            submission.cluster.kill(node)
+        self._left.remove(HEAD + stage if all_of_it else stage)
         whole = submission.store.objects(wanted=is_result)
         if any(re.fullmatch(rf"{stage}/\w+/manifest.json", name) for name in whole):
             return  # too late
         submission.strikes.append(Strike(stage, victim.name, lost, whole))
-        if self._left:  # the next one shall find as many
-            submission.cluster.add(node_cpus(submission.run_file))
+        if not all_of_it:  # the next one shall find as many, and somebody must do what is left
+            submission.cluster.add(node_cpus(submission.run_file), victim.pool)
 
     def _is_under_way(self, stage: str) -> bool:
         """A training has written a checkpoint; of another stage a worker is at work."""
@@ -195,6 +226,13 @@ def _sections(run_file: Path) -> dict[str, dict[str, Any]]:
     places = {name: run[name] for name in TRAININGS[:3] if name in run}
     places |= {f"upsamplers.{n}": found for n, found in enumerate(run.get("upsamplers", ()))}
     return {place: found["execution"] for place, found in places.items() if "execution" in found}
+
+
+def reached(run_file: Path) -> list[str]:
+    """The override by which all nodes reach the small web, where a run file has one."""
+    candidates = yaml.safe_load(run_file.read_text()).get("candidates") or {}
+    wanted = "candidates.execution.listen=node"
+    return [wanted] if candidates.get("type") == "small_web" else []
 
 
 def inside(run_file: Path) -> list[str]:

@@ -4,15 +4,17 @@ import os
 import subprocess
 import urllib.error
 import urllib.request
+from contextlib import closing
 
 import pytest
 import yaml
 
 from tests.cluster.__main__ import NUM_NODES, undisturbed
 from tests.cluster.comparison import compared
+from tests.cluster.network import Network, is_allowed
 from tests.cluster.nodes import Cluster
 from tests.cluster.services import services
-from tests.cluster.submission import Submission, node_cpus
+from tests.cluster.submission import PLACED, Submission, node_cpus
 from tests.postgres import BINARIES
 from tests.rados_gateway import SECRET, is_installed
 from tests.tiny_run import tiny_run
@@ -56,14 +58,24 @@ def alone(folder, run_file):
 
 
 @pytest.fixture(scope="module")
-def found(alone, tmp_path_factory):
-    with services(tmp_path_factory.mktemp("services")) as running:
+def network():
+    """Addresses of their own for the nodes, where this user may give them."""
+    if not is_allowed():
+        yield None
+        return
+    with closing(Network()) as built:
+        yield built
+
+
+@pytest.fixture(scope="module")
+def found(alone, network, tmp_path_factory):
+    with services(tmp_path_factory.mktemp("services"), network) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def cluster(found, run_file):
-    started = Cluster(found.machine)
+def cluster(found, network, run_file):
+    started = Cluster(found.machine, network=network)
     try:
         started.start(NUM_NODES, node_cpus(run_file))
         yield started
@@ -85,18 +97,40 @@ def test_a_submitted_chain_is_that_of_one_process(submission, alone):
     assert counts["curves"] > 10
 
 
-def test_nodes_that_die_in_curate_and_in_a_training_change_nothing(submission, alone):
+def test_nodes_that_die_change_nothing_and_work_stays_where_it_shall_be(submission, alone):
     again = Submission(
         submission.cluster,
         submission.services,
         submission.services.store("killed"),
         submission.run_file,
+        PLACED,
     )
     assert again.run(DEADLINE_S, kill=["curate", "clip"]) == 0, again.log.read_text()[-5000:]
     assert [strike.stage for strike in again.strikes] == ["curate", "clip"]
     assert any("RayTrainWorker" in work for work in again.strikes[1].lost)
     attempts = again.store.names("clip/")
     assert sum("/metrics/" in name for name in attempts) > 1, "nothing had to begin again"
+    assert again.strikes[0].node == "n1"  # the one that does tasks
+    assert again.misplaced == []
+    _, differences = compared(alone, again)
+    assert not any(differences.values()), differences
+
+
+def test_a_head_that_dies_ends_its_job_and_another_cluster_goes_on(
+    submission, found, network, run_file, alone
+):
+    store, first = found.store("headless"), Cluster(found.machine, network=network)
+    try:
+        first.start(NUM_NODES, node_cpus(run_file))
+        ended = Submission(first, found, store, run_file)
+        assert ended.run(DEADLINE_S, kill=["head:clip"]) != 0
+    finally:
+        first.stop()
+    assert [strike.stage for strike in ended.strikes] == ["clip"]
+    assert not any(name.startswith("prior/") for name in store.names())
+    again = Submission(submission.cluster, found, store, run_file, strikes=ended.strikes)
+    assert again.run(DEADLINE_S) == 0, again.log.read_text()[-5000:]
+    assert "curate: done" not in again.said(), "what was finished was done again"
     _, differences = compared(alone, again)
     assert not any(differences.values()), differences
 
@@ -125,7 +159,7 @@ def test_secrets_are_found_nowhere(submission, found, cluster, folder):
     places = [cluster.folder, found.credentials.parent, folder]
     files = {path for place in places for path in place.rglob("*") if path.is_file()}
     bodies = {str(path): path.read_bytes() for path in files}
-    for name in ("chain", "killed", "mlflow"):
+    for name in ("chain", "killed", "headless", "mlflow"):
         bodies |= found.store(name).objects()
     allowed = {"Authorization": f"Bearer {cluster.token}"}
     for route in (route for route in ROUTES if route.startswith("GET")):

@@ -44,6 +44,13 @@ def test_the_server_answers_by_virtual_host_and_stops():
     assert refuses(port)
 
 
+def test_it_listens_where_it_is_told_and_nowhere_else():
+    with serving(CONFIG, "127.0.0.2") as port:
+        assert refuses(port)
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.2", port)) == 0
+
+
 def test_a_port_in_use_is_a_config_error():
     with bind(0) as listener:
         port = listener.getsockname()[1]
