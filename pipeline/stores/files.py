@@ -46,7 +46,7 @@ class BucketFileSystem(AbstractFileSystem):
         """Bytes of an object from ``start`` up to ``end``, as far as it has them."""
 
     @abstractmethod
-    def upload(self, path: str) -> Upload:
+    def new_object(self, path: str) -> Upload:
         """A new object."""
 
     @abstractmethod
@@ -170,7 +170,7 @@ class BucketFileSystem(AbstractFileSystem):
         **options: Any,  # noqa: ANN401 - fsspec's
     ) -> Any:  # noqa: ANN401 - two kinds of file
         if mode == "wb":
-            return self.upload(path)
+            return self.new_object(path)
         return _Reader(self, path, mode, block_size, cache_options=cache_options, **options)
 
     # What is written.
@@ -191,7 +191,7 @@ class BucketFileSystem(AbstractFileSystem):
         if mode == "create":
             self.put_over(path, value, None)
             return
-        with self.upload(path) as file:
+        with self.new_object(path) as file:
             file.write(value)
 
     def put_over(self, path: str, value: bytes, version: str | None) -> str:

@@ -99,7 +99,7 @@ class GCSFileSystem(BucketFileSystem):
                     return b""  # what an empty object has instead of bytes
                 raise
 
-    def upload(self, path: str) -> Upload:
+    def new_object(self, path: str) -> Upload:
         """A new object."""
         return _Upload(self._blob(path), path)
 
@@ -136,7 +136,8 @@ class _Upload(Upload):
 
     def __init__(self, blob: Blob, path: str) -> None:
         super().__init__(path)
-        self._blob, self._writer = blob, None
+        self._blob = blob
+        self._writer: Any = None  # Google's writer of bytes says that it takes text
 
     def _put(self, content: bytes) -> None:
         with _explained(self.name):
@@ -176,7 +177,8 @@ def _patience() -> dict[str, Any]:
 
 def _content(blob: Blob, **part: int) -> bytes:
     """Bytes as they lie there, also of objects that say they are gzipped."""
-    return blob.download_as_bytes(raw_download=True, checksum=None, **part, **_patience())
+    how: dict[str, Any] = {"raw_download": True, "checksum": None, **part, **_patience()}
+    return blob.download_as_bytes(**how)
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class S3FileSystem(BucketFileSystem):
 
         return patiently(path, get)
 
-    def upload(self, path: str) -> Upload:
+    def new_object(self, path: str) -> Upload:
         """A new object."""
         return _Upload(self.client, path)
 
