@@ -45,6 +45,7 @@ from pipeline.training.following import OnGrid, OnMetrics, followed
 from pipeline.training.inputs import task_inputs
 from pipeline.training.loop import SUMMARY, WEIGHTS, train_loop
 from pipeline.training.notices import passed_on
+from pipeline.training.process_group import NodesConfig
 from pipeline.training.settings import LoopSettings
 from pipeline.training.side import found_at_the_end
 from pipeline.training.spool import work_intervals
@@ -240,6 +241,7 @@ def _run_workers(settings: LoopSettings) -> None:
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"settings": settings},
+        torch_config=NodesConfig(),
         scaling_config=_scaling(execution),
         run_config=ray.train.RunConfig(
             # A new name each time: Ray would otherwise resume from a record of its own.
