@@ -20,13 +20,14 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException, codes
 
 from pipeline.errors import ConfigError, StorageError
-from pipeline.failpoints import failpoint
 from pipeline.stores import uploads
 from pipeline.stores.files import BucketFileSystem
 from pipeline.stores.uploads import Upload
 
 RETRY_S = 60.0
 """A request is repeated for so long, pauses included, before its failure is told."""
+ABORT_S = 5.0
+"""The same of an upload that shall be forgotten."""
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5.0, 30.0
 CREDENTIALS = (
@@ -144,26 +145,25 @@ class _Upload(Upload):
             self._blob.upload_from_string(content, **_patience())
 
     def _send(self, content: bytes) -> None:
-        failpoint("upload.before_part")
         with _explained(self.name):
             if self._writer is None:
                 self._writer = self._blob.open("wb", chunk_size=uploads.PART_BYTES, **_patience())
             self._writer.write(content)
 
-    def _end(self, rest: bytes) -> None:
-        failpoint("upload.before_complete")
+    def _join(self) -> None:
         with _explained(self.name):
-            self._writer.write(rest)
             self._writer.close()
 
     def _abort(self) -> None:
-        # Not by the writer's own terminate(), which names another address than the upload's. Asked
-        # once: where the store is away, nobody sees what it has, and in a week it forgets it.
+        # Not by the writer's own terminate(), which names another address than the upload's. Where
+        # the store is away nobody sees what it has, and in a week it forgets it.
         begun = getattr(self._writer, "_upload_and_transport", None)
         if begun:
             upload, transport = begun
+            how = _patience()
+            delete = how["retry"].with_timeout(min(ABORT_S, RETRY_S))(transport.delete)
             with suppress(*FAILURES):
-                transport.delete(upload.resumable_url, timeout=_patience()["timeout"])
+                delete(upload.resumable_url, timeout=how["timeout"])
 
 
 def _patience() -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.failpoints import failpoint
 from pipeline.stores.files import BucketFileSystem
 from pipeline.stores.s3_requests import client, code_of, patiently, split
 from pipeline.stores.uploads import Upload
@@ -113,15 +112,11 @@ class _Upload(Upload):
         if not self._upload_id:
             self._upload_id = self._ask("create_multipart_upload")["UploadId"]
         number = len(self._parts) + 1
-        failpoint("upload.before_part")
         of = {"UploadId": self._upload_id, "PartNumber": number}
         sent = self._ask("upload_part", **of, Body=content)
         self._parts.append({"PartNumber": number, "ETag": sent["ETag"]})
 
-    def _end(self, rest: bytes) -> None:
-        if rest:
-            self._send(rest)
-        failpoint("upload.before_complete")
+    def _join(self) -> None:
         parts = {"Parts": self._parts}
         try:
             self._ask("complete_multipart_upload", UploadId=self._upload_id, MultipartUpload=parts)

@@ -4,6 +4,8 @@ import io
 from abc import ABC, abstractmethod
 from typing import Any
 
+from pipeline.failpoints import failpoint
+
 PART_BYTES = 32 << 20
 """Of an upload. S3 takes 10,000 parts, so an object may have 312 GiB there."""
 
@@ -42,11 +44,7 @@ class Upload(io.RawIOBase, ABC):
         if self.closed:
             return
         try:
-            rest = bytes(self._buffer)
-            if not self._num_parts:
-                self._put(rest)
-            else:
-                self._end(rest)
+            self._publish(bytes(self._buffer))
         except BaseException:
             self.discard()
             raise
@@ -74,7 +72,17 @@ class Upload(io.RawIOBase, ABC):
 
     def _next_part(self, content: bytes) -> None:
         self._num_parts += 1
+        failpoint("upload.before_part")
         self._send(content)
+
+    def _publish(self, rest: bytes) -> None:
+        if not self._num_parts:
+            self._put(rest)
+            return
+        if rest:
+            self._next_part(rest)
+        failpoint("upload.before_complete")
+        self._join()
 
     @abstractmethod
     def _put(self, content: bytes) -> None:
@@ -82,11 +90,11 @@ class Upload(io.RawIOBase, ABC):
 
     @abstractmethod
     def _send(self, content: bytes) -> None:
-        """Send the next part, ``PART_BYTES`` long; the first one begins the upload."""
+        """Send the next part; the first one begins the upload, the last one may be shorter."""
 
     @abstractmethod
-    def _end(self, rest: bytes) -> None:
-        """Send what is left, fewer bytes than a part or none, and join all of it."""
+    def _join(self) -> None:
+        """Make an object of all parts."""
 
     @abstractmethod
     def _abort(self) -> None:
