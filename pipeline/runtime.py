@@ -114,9 +114,10 @@ def ray_session(config: RayConfig) -> Iterator[None]:
             _start({"runtime_env": _for_workers()} if submitted else local, quiet)
         if submitted:
             refuse_open_cluster(ray.get_runtime_context().gcs_address, config.allow_open_cluster)
-            place(tasks_on=config.tasks_on, models_on=config.models_on)
         # Ray's C++ put its own SIGTERM handler over Python's: put that back.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        if submitted:
+            place(tasks_on=config.tasks_on, models_on=config.models_on)
         _set_up_ray_data(config.stall_s)
         yield
     except ExecutionTimeoutError as error:

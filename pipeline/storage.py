@@ -102,10 +102,11 @@ def list_names(uri: str) -> list[str]:
 
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file."""
-    if not is_local(uri):
+    if in_bucket(uri):
         filesystem, path = fsspec.core.url_to_fs(uri)
         return filesystem.cat_file(path)
-    return local_path(uri).read_bytes()
+    with open_for_read(uri) as file:
+        return file.read()
 
 
 def open_for_read(uri: str) -> Any:  # noqa: ANN401 - fsspec's files share no type with open's

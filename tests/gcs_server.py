@@ -68,7 +68,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.route(parts.path)
         except Refused as error:
             status, message = error.args
-            self.send(status, {"error": {"code": status, "message": message}})
+            if self.query.get("alt") == "media":
+                self.answer(status, message.encode(), {"Content-Type": "text/html; charset=UTF-8"})
+            else:
+                self.send(status, {"error": {"code": status, "message": message}})
 
     do_GET = do_POST = do_PUT = do_DELETE = do
 

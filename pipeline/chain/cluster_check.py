@@ -126,7 +126,7 @@ def conditional_writes(folder: str) -> Iterator[Facts]:
         return
     uri, kept = storage.join(folder, "conditional"), 0
     storage.write_over(uri, b"first", None)
-    for version in (None, "0" * 32):
+    for version in (None, "1" * 16):
         try:
             storage.write_over(uri, b"second", version)
         except FileExistsError:

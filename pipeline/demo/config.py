@@ -70,7 +70,7 @@ class SmallWebExecution(StrictModel):
 
     listen: Literal["loopback", "node"] = "loopback"
     """Where: ``node`` is the address by which a Ray cluster's other nodes reach this one, and
-    anybody else too."""
+    anybody else too. A server that is started by itself listens on loopback."""
     port: int = Field(default=0, ge=0, le=65535)
     """0 takes a free one."""
 

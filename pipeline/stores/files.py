@@ -4,7 +4,6 @@ Objects appear whole or not at all (`uploads`); nothing is renamed, and no listi
 """
 
 import errno
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,11 +26,10 @@ class BucketFileSystem(AbstractFileSystem):
 
     # What a kind of bucket must know. Each raises FileNotFoundError, ConfigError or StorageError.
 
-    @abstractmethod
     def size_of(self, path: str) -> int:
         """Bytes of an object."""
+        raise NotImplementedError
 
-    @abstractmethod
     def pages(self, path: str, *, flat: bool, limit: int) -> Iterator[tuple[list[str], list[Any]]]:
         """What is below a folder, a page at a time: folders (their paths), and (path, size).
 
@@ -40,30 +38,31 @@ class BucketFileSystem(AbstractFileSystem):
             flat: All objects below it instead of what is directly in it.
             limit: So many at most on a page.
         """
+        raise NotImplementedError
 
-    @abstractmethod
     def range_of(self, path: str, start: int, end: int) -> bytes:
         """Bytes of an object from ``start`` up to ``end``, as far as it has them."""
+        raise NotImplementedError
 
-    @abstractmethod
     def new_object(self, path: str) -> Upload:
         """A new object."""
+        raise NotImplementedError
 
-    @abstractmethod
     def read_version(self, path: str) -> tuple[bytes, str]:
         """A small object and the name of this version of it."""
+        raise NotImplementedError
 
-    @abstractmethod
     def put_if(self, path: str, value: bytes, version: str | None) -> str:
         """``put_over`` without its doubt; FileNotFoundError where the version was removed."""
+        raise NotImplementedError
 
-    @abstractmethod
     def rm_file(self, path: str) -> None:
         """Delete an object, if it is there."""
+        raise NotImplementedError
 
-    @abstractmethod
     def abort_uploads(self, path: str, *, below: bool = True) -> int:
         """Abort the uploads in a folder, or also below it, that nobody ends any more."""
+        raise NotImplementedError
 
     # What there is.
 

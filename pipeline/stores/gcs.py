@@ -13,9 +13,10 @@ from typing import Any
 
 import urllib3
 from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError, RetryError
-from google.auth.exceptions import GoogleAuthError
+from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud.storage import Blob, Client
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+from google.cloud.storage.fileio import BlobWriter
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException, codes
 
@@ -35,6 +36,7 @@ CREDENTIALS = (
     "this machine"
 )
 REFUSED = (codes.unauthorized, codes.forbidden)
+GONE = (codes.not_found, codes.gone)
 FAILURES = (
     *(GoogleAPIError, GoogleAuthError, InvalidResponse, DataCorruption),
     *(RequestException, urllib3.exceptions.HTTPError, ConnectionError),
@@ -54,10 +56,8 @@ def client(pid: int) -> Client:
     del pid  # the cache's key
     # The client would ask for each bucket's properties beside the work, which needs a right more.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
-    try:
+    with _explained(""):
         return Client(project=None)
-    except GoogleAuthError as error:
-        raise ConfigError(f"gs://: {str(error).splitlines()[0]}; {CREDENTIALS}") from error
 
 
 class GCSFileSystem(BucketFileSystem):
@@ -147,12 +147,26 @@ class _Upload(Upload):
     def _send(self, content: bytes) -> None:
         with _explained(self.name):
             if self._writer is None:
-                self._writer = self._blob.open("wb", chunk_size=uploads.PART_BYTES, **_patience())
-            self._writer.write(content)
+                self._writer = _Writer(self._blob, chunk_size=uploads.PART_BYTES, **_patience())
+            with self._kept():
+                self._writer.write(content)
 
     def _join(self) -> None:
-        with _explained(self.name):
+        with _explained(self.name), self._kept():
             self._writer.close()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Tell an upload of which the store has lost a part, or all of it."""
+        try:
+            yield
+        except (ValueError, InvalidResponse) as error:
+            if isinstance(error, InvalidResponse) and _answer(error)[0] not in GONE:
+                raise
+            raise StorageError(
+                f"gs://{self.name}: the store has lost a part of this upload; the same command "
+                "goes on later"
+            ) from error
 
     def _abort(self) -> None:
         # Not by the writer's own terminate(), which names another address than the upload's. Where
@@ -164,6 +178,13 @@ class _Upload(Upload):
             delete = how["retry"].with_timeout(min(ABORT_S, RETRY_S))(transport.delete)
             with suppress(*FAILURES):
                 delete(upload.resumable_url, timeout=how["timeout"])
+
+
+class _Writer(BlobWriter):
+    """Google's, which would publish what it has when it is forgotten."""
+
+    def __del__(self) -> None:
+        """A writer that was forgotten publishes nothing."""
 
 
 def _patience() -> dict[str, Any]:
@@ -195,8 +216,10 @@ def _explained(path: str) -> Iterator[None]:
         if status == codes.not_found:
             raise FileNotFoundError(errno.ENOENT, "no such object", f"gs://{path}") from error
         if status == codes.precondition_failed:
-            raise FileExistsError(errno.EEXIST, "somebody else has written", path) from error
-        if status in REFUSED or (isinstance(error, GoogleAuthError) and not error.retryable):
+            raise FileExistsError(
+                errno.EEXIST, "somebody else has written", f"gs://{path}"
+            ) from error
+        if status in REFUSED or (isinstance(error, GoogleAuthError) and not _passes(error)):
             raise ConfigError(f"{told}; {CREDENTIALS}") from error
         if isinstance(failure, RetryError):
             told = (
@@ -204,6 +227,11 @@ def _explained(path: str) -> Iterator[None]:
                 "same command goes on later"
             )
         raise StorageError(told) from error
+
+
+def _passes(error: GoogleAuthError) -> bool:
+    """Whether a token was not to be had at this moment, rather than refused."""
+    return error.retryable or any(isinstance(e, TransportError) for e in (error, *error.args))
 
 
 def _answer(error: BaseException) -> tuple[int, str]:
@@ -214,7 +242,8 @@ def _answer(error: BaseException) -> tuple[int, str]:
         return status, f"{type(error).__name__}: {error}"
     with suppress(ValueError, LookupError, TypeError):
         return status, response.json()["error"]["message"].rstrip(".")
-    return status, f"HTTP {status}"
+    said = response.text.partition("\n")[0].rstrip(". ")
+    return status, f"HTTP {status} {said}".strip()
 
 
 def _checked(path: str) -> str:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 
+import fsspec
 import pytest
+from google.auth.exceptions import RefreshError, TransportError
 
 from pipeline import lease, storage
 from pipeline.errors import EXIT_LATER, EXIT_USAGE, BusyError, ConfigError, StorageError
@@ -206,13 +208,53 @@ def test_a_store_of_google_that_stays_away_ends_in_try_later(store, monkeypatch,
     uri = storage.join(store.uri, "x")
     fault = Fault("busy", request_, times=1000)
     store.proxy.plan(fault)
-    with pytest.raises(StorageError, match=r"all requests of 0\.3 s failed.* HTTP 503;") as told:
+    with pytest.raises(StorageError, match=r"all requests of 0\.3 s failed.* HTTP 503 ") as told:
         storage.write_bytes(uri, store.body)
         storage.read_bytes(uri)
     assert told.value.exit_code == EXIT_LATER
     assert fault.done > 2
     assert set(store.objects()) == ({"x"} if request_ == "GET" else set())
     assert store.pending() == []
+
+
+@only_gs
+def test_an_upload_that_is_given_up_or_forgotten_publishes_nothing(store):
+    uri = storage.join(store.uri, "x")
+    storage.write_bytes(uri, b"good")
+    store.proxy.plan(Fault("busy", "DELETE", times=100))
+    with pytest.raises(ValueError, match="half"), storage.open_for_publish(uri) as file:
+        file.write(store.body)
+        raise ValueError("half")
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    forgotten = filesystem.open(path, "wb")
+    forgotten.write(store.body)
+    del file, forgotten
+    gc.collect()
+    assert store.objects() == {"x": b"good"}
+    assert not [r for r in store.proxy.seen if "PUT" in r and r.endswith("busy")]
+
+
+@only_gs
+def test_an_upload_that_the_store_has_lost_ends_in_try_later(store):
+    uri = storage.join(store.uri, "x")
+    with pytest.raises(StorageError, match="has lost"), storage.open_for_publish(uri) as file:
+        file.write(store.body[: 2 * store.part_bytes])
+        store.forget_uploads()
+        file.write(store.body[2 * store.part_bytes :])
+    assert store.objects() == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TransportError("no route"), StorageError),
+        (RefreshError(TransportError("no metadata server")), StorageError),
+        (RefreshError("invalid_grant"), ConfigError),
+    ],
+)
+def test_a_token_that_cannot_be_had_now_is_tried_later_one_that_is_refused_is_not(error, kind):
+    with pytest.raises(kind), gcs._explained("bucket/x"):
+        raise error
 
 
 @only_gs
