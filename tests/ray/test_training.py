@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from ray.exceptions import RayActorError
 from safetensors.torch import load_file
 
 from pipeline import checkpoints, storage
@@ -175,6 +176,14 @@ def steps_of(settings, first_step, num_steps):
         return [next(parts) for _ in range(num_steps)]
 
 
+def wait_until_gone(actor, limit_s=60):
+    """Of what `ray.kill` only asks for: calls of the next moments may still be answered."""
+    ends = time.monotonic() + limit_s
+    with pytest.raises(RayActorError):
+        while time.monotonic() < ends:
+            ray.get(actor.__ray_ready__.remote())
+
+
 def test_decoders_on_the_cluster_make_the_same_batches_and_are_missed_when_gone(dataset, tmp_path):
     settings = loop_settings(dataset, tmp_path, config=config(0), task=PictureTask())
     remote = config(0, decoders=2, decode_on="cluster")
@@ -189,6 +198,7 @@ def test_decoders_on_the_cluster_make_the_same_batches_and_are_missed_when_gone(
         decoder.ask(0)
         assert len(decoder.rows(0)["position"]) == 4
         ray.kill(decoder._actor)
+        wait_until_gone(decoder._actor)
         decoder.ask(1)
         with pytest.raises(RuntimeError, match=r"decoder 0 of 2 of worker 0 is gone"):
             decoder.rows(1)
