@@ -20,6 +20,7 @@ from pipeline.generation.priors import (
     Prior,
 )
 from pipeline.generation.run_stages import RunStages
+from pipeline.memory import return_freed_memory
 from pipeline.models.clip import ClipModel
 from pipeline.models.config import (
     AutoregressivePriorConfig,
@@ -153,7 +154,12 @@ def load_stack(stages: RunStages, device: torch.device) -> Stack:
     Raises:
         CheckpointError: Weights are missing, damaged, of another kind, or do not fit together.
     """
-    files = read_stack(stages)
+    stack = _built(read_stack(stages), device)
+    return_freed_memory()  # of the files, which are copied into the networks by now
+    return stack
+
+
+def _built(files: StackFiles, device: torch.device) -> Stack:
     return Stack(
         clip=_clip(files.clip, device),
         prior=None if files.prior is None else _prior(files.prior, device),

@@ -41,3 +41,14 @@ def test_a_process_that_keeps_freed_memory_takes_no_new_pages_for_the_same_tenso
         for how in ("keep", "return")
     }
     assert counts["keep"] < counts["return"] / 10, counts
+
+
+def test_freed_memory_is_given_back():
+    script = (
+        "import sys; from pipeline.memory import return_freed_memory, tree_pss_bytes\n"
+        "pieces = [bytes(9000) for _ in range(8000)]\n"  # each below what is mapped by itself
+        "last = bytes(9000); del pieces; before = tree_pss_bytes()\n"
+        "return_freed_memory(); print(before - tree_pss_bytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert int(done.stdout) > 40 << 20
