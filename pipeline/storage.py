@@ -102,11 +102,23 @@ def list_names(uri: str) -> list[str]:
 
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file."""
+    return b"".join(pieces(uri))
+
+
+def pieces(uri: str, num_bytes: int | None = None) -> Iterator[bytes]:
+    """The content of a file in order; a bucket is asked for the next ones ahead.
+
+    Args:
+        uri: The file.
+        num_bytes: Its length where that is known, which saves asking a bucket for it. Of a longer
+            file at least one byte more comes.
+    """
     if in_bucket(uri):
         filesystem, path = fsspec.core.url_to_fs(uri)
-        return filesystem.cat_file(path)
+        yield from filesystem.pieces(path, num_bytes)
+        return
     with open_for_read(uri) as file:
-        return file.read()
+        yield file.read()
 
 
 def open_for_read(uri: str) -> Any:  # noqa: ANN401 - fsspec's files share no type with open's
@@ -246,6 +258,11 @@ def for_arrow(uri: str) -> tuple[str, Any]:
 
 def sha256_of(uri: str) -> str:
     """Hex SHA-256 of a file, read in pieces."""
+    if in_bucket(uri):
+        digest = hashlib.sha256()
+        for piece in pieces(uri):
+            digest.update(piece)
+        return digest.hexdigest()
     with open_for_read(uri) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -23,6 +23,7 @@ from pipeline.shards.adopt_sample import upright
 from pipeline.shards.disk_cache import DiskCache, read_verified
 from pipeline.shards.foreign import read_adopted
 from pipeline.shards.tars import own_pictures, read_shard
+from pipeline.shards.verified import verified
 from pipeline.shards.views import box_mean
 
 
@@ -123,12 +124,13 @@ class CuratedDataset:
         return {key: image for key, image in found if keys is None or key in keys}
 
     def _views_of(self, shard: int, view_px: int) -> list[tuple[str, bytes]]:
-        """Key and encoded view of each sample; the tar is small, and read once, into memory."""
+        """Key and encoded view of each sample; the tar is small, and read once."""
         if view_px not in self._views:
             self._views[view_px] = manifest.entries(self._content, view_px)
         entry = self._views[view_px][shard]
         uri = storage.join(manifest.folder(self.uri, view_px), entry["name"])
-        found = list(own_pictures(read_verified(uri, entry["sha256"], self.cache), uri))
+        with verified(uri, entry, self.cache) as file:
+            found = list(own_pictures(file, uri))
         if len(found) != entry["num_samples"]:
             raise DataError(
                 f"{uri}: {len(found)} samples, its manifest says {entry['num_samples']}; curate "

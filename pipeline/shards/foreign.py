@@ -18,8 +18,8 @@ from pipeline import storage
 from pipeline.errors import DataError
 from pipeline.results import SCHEMA_VERSION
 from pipeline.shards import tars
-from pipeline.shards.manifest import verified
 from pipeline.shards.tars import KEY, MAX_MEMBER_BYTES, PICTURES, TEXTS
+from pipeline.shards.verified import verified
 
 NO_PICTURE = "no_picture"
 SEVERAL_PICTURES = "several_pictures"
@@ -103,7 +103,7 @@ def read_adopted(
         DataError: The tar is not what its entry says, or lacks a sample.
     """
     num_found = 0
-    with verified(uri, entry) as path, path.open("rb") as file:
+    with verified(uri, entry) as file:
         for sample in read_foreign(file, uri):
             key = dataset_key(sample.key, entry["name"], with_shard=with_shard)
             if sample.drop_reason is None and key in keys:

@@ -1,13 +1,7 @@
-"""What a data set says about itself, and the checks that hold it to that.
+"""What a data set says about itself: its manifest, and the names of its files."""
 
-Tar readers lose samples in silence when a shard was cut or a header was damaged; so a shard is
-used only after its length and its sha256 were compared with its entry.
-"""
-
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -121,34 +115,6 @@ def lineage(stage_uri: str) -> dict[str, Any]:
     """``config_sha256, upstream`` of a data set; empty where nobody has stated it."""
     uri = storage.join(stage_uri, LINEAGE)
     return storage.read_json(uri) if storage.exists(uri) else {}
-
-
-@contextmanager
-def verified(uri: str, entry: Mapping[str, Any]) -> Iterator[Path]:
-    """A tar that is what the manifest says of it, on this machine: a store sends it once.
-
-    Raises:
-        DataError: The tar is missing, cut or changed.
-    """
-    remedy = "restore the file, or delete the stage's folder and run it again"
-    with ExitStack() as stack:
-        try:
-            path = stack.enter_context(storage.local_copy(uri))
-            size = path.stat().st_size
-        except FileNotFoundError as error:
-            raise DataError(f"{uri}: the shard is missing; {remedy}") from error
-        if size != entry["num_bytes"]:
-            raise DataError(
-                f"{uri}: {size} bytes, its manifest says {entry['num_bytes']}: the shard was cut "
-                f"or changed; {remedy}"
-            )
-        found = storage.sha256_of(str(path))
-        if found != entry["sha256"]:
-            raise DataError(
-                f"{uri}: sha256 {found[:16]}…, its manifest says {entry['sha256'][:16]}…: the "
-                f"shard is damaged or was changed; {remedy}"
-            )
-        yield path
 
 
 def merge_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

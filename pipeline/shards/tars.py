@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import IO, Any
 
 from pipeline.errors import DataError
-from pipeline.shards import manifest
+from pipeline.shards.verified import verified
 
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif"})
 TEXTS = frozenset({"txt", "json"})
@@ -135,7 +135,7 @@ def read_shard(uri: str, entry: Mapping[str, Any]) -> Iterator[RawSample]:
         DataError: The file is not what its entry says, or holds what no shard may hold.
     """
     num_samples = 0
-    with manifest.verified(uri, entry) as path, path.open("rb") as file:
+    with verified(uri, entry) as file:
         for sample in _samples(own_members(file, uri), uri):
             num_samples += 1
             yield sample
@@ -146,9 +146,9 @@ def read_shard(uri: str, entry: Mapping[str, Any]) -> Iterator[RawSample]:
         )
 
 
-def own_pictures(content: bytes, uri: str) -> Iterator[tuple[str, bytes]]:
+def own_pictures(file: io.BufferedIOBase, uri: str) -> Iterator[tuple[str, bytes]]:
     """Key and picture of each sample of a tar that `writer` wrote; see ``own_members``."""
-    for key, extension, member in own_members(io.BytesIO(content), uri):
+    for key, extension, member in own_members(file, uri):
         if extension in PICTURES:
             yield key, member
 

@@ -126,7 +126,7 @@ class BucketFileSystem(AbstractFileSystem):
         """The content of an object, or its bytes from ``start`` up to ``end``."""
         path = str(self._strip_protocol(path))
         if start is None and end is None:
-            return b"".join(self._pieces(path))
+            return b"".join(self.pieces(path))
         if start is None or end is None or min(start, end) < 0:
             start, end, _ = slice(start, end).indices(self.size_of(path))
         return self.range_of(path, start, end) if start < end else b""
@@ -140,24 +140,33 @@ class BucketFileSystem(AbstractFileSystem):
     ) -> None:
         """Copy an object to a local file."""
         with Path(lpath).open("wb") as file:
-            for piece in self._pieces(str(self._strip_protocol(rpath))):
+            for piece in self.pieces(str(self._strip_protocol(rpath))):
                 file.write(piece)
 
-    def _pieces(self, path: str) -> Iterator[bytes]:
-        """The content of an object in order, read ahead by a few requests at once."""
-        first = self.range_of(path, 0, PIECE_BYTES)
-        yield first
-        if len(first) < PIECE_BYTES:
-            return
-        size, coming = self.size_of(path), deque[Future[bytes]]()
+    def pieces(self, path: str, num_bytes: int | None = None) -> Iterator[bytes]:
+        """The content of an object in order, read ahead by a few requests at once.
+
+        Args:
+            path: The object.
+            num_bytes: Its length, where that is known. Of a longer one a byte more is read, for
+                whoever compares the two.
+        """
+        start = 0
+        if num_bytes is None:
+            first = self.range_of(path, 0, PIECE_BYTES)
+            yield first
+            if len(first) < PIECE_BYTES:
+                return
+            start, num_bytes = PIECE_BYTES, self.size_of(path)
+        coming = deque[Future[bytes]]()
         with ThreadPoolExecutor(READERS, thread_name_prefix="read-object") as threads:
-            for start in range(PIECE_BYTES, size, PIECE_BYTES):
-                end = min(start + PIECE_BYTES, size)
-                coming.append(threads.submit(self.range_of, path, start, end))
+            for at in range(start, num_bytes + 1, PIECE_BYTES):
+                end = min(at + PIECE_BYTES, num_bytes + 1)
+                coming.append(threads.submit(self.range_of, path, at, end))
                 if len(coming) > READERS:
                     yield coming.popleft().result()
-            for piece in coming:
-                yield piece.result()
+            while coming:
+                yield coming.popleft().result()
 
     def _open(
         self,

@@ -2,6 +2,7 @@
 requests on purpose."""
 
 import gc
+import hashlib
 import os
 import subprocess
 import sys
@@ -111,6 +112,18 @@ def test_what_was_written_is_read_listed_and_removed(store):
     storage.remove_folder(storage.join(store.uri, "a"))
     storage.remove_file(storage.join(store.uri, "c.bin"))
     assert store.objects() == {}
+
+
+def test_an_object_of_known_length_is_read_in_pieces_and_a_longer_one_is_told(store, monkeypatch):
+    uri, size = storage.join(store.uri, "shard.tar"), len(store.body)
+    storage.write_bytes(uri, store.body)
+    for piece_bytes in (size // 9, size // 3, size, size + 1, 2 * size):
+        monkeypatch.setattr(files, "PIECE_BYTES", piece_bytes)
+        for known in (None, size):
+            assert b"".join(storage.pieces(uri, known)) == store.body
+    assert storage.sha256_of(uri) == hashlib.sha256(store.body).hexdigest()
+    assert len(b"".join(storage.pieces(uri, size - 1))) == size  # what is there is longer
+    assert b"".join(storage.pieces(uri, size + 1)) == store.body
 
 
 def test_a_file_is_whole_or_not_there(store):

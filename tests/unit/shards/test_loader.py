@@ -1,5 +1,6 @@
 """Samples come in the global order, whole and checked, whatever is cached."""
 
+import io
 import threading
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def test_a_view_is_read_as_any_tar_is(dataset):
     path = Path(dataset.curated_uri, "views/16/00000.tar")
     with path.open("rb") as file:
         careful = [(raw.key, raw.image) for raw in read_tar(file, "view")]
-    assert list(own_pictures(path.read_bytes(), "view")) == careful
+    assert list(own_pictures(io.BytesIO(path.read_bytes()), "view")) == careful
 
 
 @pytest.mark.parametrize(
@@ -156,20 +157,20 @@ def test_a_header_that_is_not_plain_is_refused_with_its_place(dataset, at, byte)
     content = bytearray(Path(dataset.curated_uri, "views/16/00000.tar").read_bytes())
     content[at : at + len(byte)] = byte
     with pytest.raises(DataError, match="byte 0 begins no plain member"):
-        list(own_pictures(bytes(content), "view"))
+        list(own_pictures(io.BytesIO(content), "view"))
 
 
 def test_a_tar_without_its_end_is_refused(dataset):
     content = Path(dataset.curated_uri, "views/16/00000.tar").read_bytes().rstrip(b"\0")
     whole = content + bytes(-len(content) % 512)
     with pytest.raises(DataError, match="begins no plain member"):
-        list(own_pictures(whole, "view"))
+        list(own_pictures(io.BytesIO(whole), "view"))
 
 
 def test_a_tar_that_ends_inside_a_member_is_refused(dataset):
     content = Path(dataset.curated_uri, "views/16/00000.tar").read_bytes()
     with pytest.raises(DataError, match="cut inside the member at byte 0"):
-        list(own_pictures(content[:600], "view"))
+        list(own_pictures(io.BytesIO(content[:600]), "view"))
 
 
 def test_pictures_are_shrunk_while_they_are_read(dataset):
