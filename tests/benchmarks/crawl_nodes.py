@@ -2,8 +2,10 @@
 
 A node is a ``ray start`` with one CPU, and its crawl waits more than it works: the servers answer
 after 100 ms, and four transfers in flight keep a quarter of a core busy, so that two cores show
-what four nodes do. Each node is given the same number of pictures; the stage ``curate`` runs as it
-is, views and the search for duplicates included.
+what four nodes do. Each node is given the same number of pictures. Two rates are told: of the whole
+stage ``curate`` as it runs, views and the search for duplicates included, whose work four nodes
+share two cores for; and of the crawl in it, from the first to the last picture that the servers
+were asked for.
 
 ``python -m tests.benchmarks.crawl_nodes`` takes about seven minutes.
 """
@@ -16,6 +18,7 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,8 +51,7 @@ def main() -> int:
     parser.add_argument("--num", type=int, default=800, help="pictures of a node (default 800)")
     num = parser.parse_args().num
     prepare_environment()
-    rates: dict[int, list[float]] = {}
-    busy: dict[int, list[float]] = {}
+    rounds: dict[int, list[Round]] = {}
     with tempfile.TemporaryDirectory(prefix="crawl-") as name:
         pictures = Path(name, "pictures")
         pictures.mkdir()
@@ -62,18 +64,28 @@ def main() -> int:
                     while len(cluster.nodes) <= nodes:
                         cluster.add(num_cpus=1)
                     cluster.wait()
-                    found = _rates(Path(name), cluster, nodes, num, port)
-                    rates[nodes], busy[nodes] = map(list, zip(*found, strict=True))
+                    rounds[nodes] = _rounds(Path(name), cluster, nodes, num, port)
         finally:
             cluster.stop()
         told = {"pictures": num, "input_sha256": crawl_web.input_sha256(pictures, num)}
-    return finish([_verdict(nodes, rates, busy, told) for nodes in NODES[1:]])
+    asked = [(name, nodes) for name in ("crawl", "stage") for nodes in NODES[1:]]
+    return finish([_verdict(name, nodes, rounds, told) for name, nodes in asked])
 
 
-def _rates(
-    folder: Path, cluster: Cluster, nodes: int, num: int, port: int
-) -> list[tuple[float, float]]:
-    """Pictures per second and cores busy on each node, by round; the first round warms up."""
+@dataclass(frozen=True)
+class Round:
+    """One run of the stage."""
+
+    stage: float
+    """Pictures per second of its whole time."""
+    crawl: float
+    """Pictures per second between the first and the last request for one."""
+    cores: float
+    """Busy on each node."""
+
+
+def _rounds(folder: Path, cluster: Cluster, nodes: int, num: int, port: int) -> list[Round]:
+    """Of one number of nodes; the first, which warms up, is left out."""
     values = {
         "crawl": {
             "user_agent": "BenchmarkBot/1.0 (+https://bench.example/bot)",
@@ -88,7 +100,7 @@ def _rates(
         "filters": {"min_side_px": 64},
         "shards": {"views_px": [64]},
     }
-    config, found = CurateConfig.model_validate(values), []
+    config, found = CurateConfig.model_validate(values), list[Round]()
     pairs = [_pair(number) for number in range(num * nodes)]
     balanced = balanced_of(folder / str(nodes), pairs, nodes, _host_number)
     source = UrlTableConfig(type="url_table", path=str(folder))
@@ -105,9 +117,12 @@ def _rates(
             if funnel["kept"] < 0.99 * len(pairs):
                 raise AssertionError(f"pictures were lost: {funnel}")
             shutil.rmtree(uri)
-            found.append((len(pairs) / seconds, cores))
+            asked = crawl_web.asked_since(port)
+            crawl = (len(asked) - 1) / (asked[-1] - asked[0])
+            found.append(Round(len(pairs) / seconds, crawl, cores))
             print(
-                f"{nodes} nodes: {found[-1][0]:.1f} pictures/s, {cores:.2f} cores each",
+                f"{nodes} nodes: stage {found[-1].stage:.1f}, crawl {crawl:.1f} pictures/s, "
+                f"{cores:.2f} cores each",
                 file=sys.stderr,
             )
     return found[1:]
@@ -134,16 +149,17 @@ def _host_number(pair: dict[str, Any]) -> int:
 
 
 def _verdict(
-    nodes: int, rates: dict[int, list[float]], busy: dict[int, list[float]], told: dict[str, Any]
+    name: str, nodes: int, rounds: dict[int, list[Round]], told: dict[str, Any]
 ) -> dict[str, Any]:
+    many, one = ([getattr(each, name) for each in rounds[n]] for n in (nodes, 1))
     return verdict(
-        f"crawl, {nodes} nodes",
-        [(many, nodes * one) for many, one in zip(rates[nodes], rates[1], strict=True)],
+        f"{name}, {nodes} nodes",
+        [(ours, nodes * alone) for ours, alone in zip(many, one, strict=True)],
         unit="pictures/s",
         at_least=AT_LEAST,
         peer_named={"command": f"{nodes} times the rate of one node", "latency_s": LATENCY_S}
         | told,
-        also={"cores_of_a_node": max(busy[nodes])},
+        also={"cores_of_a_node": max(each.cores for each in rounds[nodes])},
     )
 
 
