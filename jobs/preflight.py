@@ -1,8 +1,9 @@
 """Check a cluster against a run file before hours are spent; one JSON object per check.
 
 Versions and clocks of all nodes, the output folder read and written from every one of them, CPUs
-and GPUs against the run's settings, tokens. Exit code 3 where anything is wrong. Without a cluster
-it checks the private Ray that a run on this machine would have.
+and GPUs against the run's settings, how fast the workers of its largest training add up, tokens.
+Exit code 3 where anything is wrong. Without a cluster it checks the private Ray that a run on this
+machine would have.
 
 python -m jobs.preflight --config jobs/configs/demo/run.yaml
 ray job submit --working-dir . -- python -m jobs.preflight --config ... --stage decoder

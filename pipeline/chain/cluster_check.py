@@ -1,7 +1,8 @@
 """What ``jobs.preflight`` asks of a cluster before hours are spent on it.
 
 Every node answers for itself: versions, clock, GPUs, and whether it reads what the driver wrote to
-the output folder and the driver reads what it wrote.
+the output folder and the driver reads what it wrote. The workers of the training that has most of
+them meet as they will, and add up.
 """
 
 import importlib.metadata
@@ -31,7 +32,7 @@ def check_cluster(run: RunFile, names: Sequence[str]) -> Iterator[Facts]:
         names: Stages whose GPUs and CPUs are asked for; all by default.
     """
     folder = storage.join(run.output_dir, f"{storage.TEMPORARY_MARK}preflight-{uuid.uuid4().hex}")
-    word = uuid.uuid4().hex
+    word, resources = uuid.uuid4().hex, list(_resources(run, names))
     try:
         storage.write_bytes(storage.join(folder, "driver"), word.encode())
         told = _ask_every_node(folder)
@@ -39,12 +40,14 @@ def check_cluster(run: RunFile, names: Sequence[str]) -> Iterator[Facts]:
         yield from _clocks(told)
         yield from _storage(told, folder, word)
         yield from conditional_writes(folder)
+        if all(each["ok"] for each in resources):  # workers would be waited for otherwise
+            yield from _meeting(run, names, folder)
     except (OSError, PipelineError) as error:
         remedy = "output_dir must be a folder or bucket that may be written to"
         yield _check("storage", False, str(error), remedy)
     finally:
         storage.remove_folder(folder)
-    yield from _resources(run, names)
+    yield from resources
     yield _tokens()
 
 
@@ -166,6 +169,27 @@ def _resources(run: RunFile, names: Sequence[str]) -> Iterator[Facts]:
         found = {"asked": asked, "there": {kind: has.get(kind, 0.0) for kind in asked}}
         remedy = f"add nodes, or lower the execution settings of {stage}"
         yield _check(f"resources of {stage}", not short, found, remedy)
+
+
+def _meeting(run: RunFile, names: Sequence[str], folder: str) -> Iterator[Facts]:
+    """How fast the workers of a training add up their gradients; nothing where none has several."""
+    from ray.train import TrainingFailedError
+
+    from pipeline.training.workers import all_reduce_rate
+
+    asked = [(name, c.execution) for name, c in run.training_stages() if not names or name in names]
+    name, execution = max(asked, key=lambda each: each[1].num_workers, default=("", None))
+    if execution is None or execution.num_workers < 2:
+        return
+    try:
+        ok, found = True, all_reduce_rate(execution, folder)
+    except (TrainingFailedError, OSError) as error:
+        ok, found = False, str(error)
+    remedy = (
+        "workers must reach each other on all ports over the network of the nodes' Ray addresses; "
+        "NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME names another"
+    )
+    yield _check(f"all-reduce of {name}", ok, found, remedy)
 
 
 def _tokens() -> Facts:

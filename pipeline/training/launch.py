@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Any
 
 import ray.train
-import ray.train.torch
 import torch
 from ray.train.torch import TorchTrainer
 
@@ -23,7 +22,6 @@ from pipeline import checkpoints, errors, storage
 from pipeline.config import semantic
 from pipeline.errors import ConfigError, DataError, PipelineError, StorageError
 from pipeline.models.presets import clip_config
-from pipeline.placement import models_on
 from pipeline.progress import Progress
 from pipeline.results import Result, StageOutput
 from pipeline.runtime import require_cpus
@@ -40,7 +38,6 @@ from pipeline.training.config import (
     MixtureSource,
     TrainConfig,
 )
-from pipeline.training.execution import TrainExecution
 from pipeline.training.following import OnGrid, OnMetrics, followed
 from pipeline.training.inputs import task_inputs
 from pipeline.training.loop import SUMMARY, WEIGHTS, train_loop
@@ -51,6 +48,7 @@ from pipeline.training.side import found_at_the_end
 from pipeline.training.spool import work_intervals
 from pipeline.training.starting import checkpoint_of, weights_of
 from pipeline.training.tasks import build_task
+from pipeline.training.workers import device, scaling
 
 RAY_FOLDER = "ray"
 STOPPED = "stopped.json"
@@ -242,7 +240,7 @@ def _run_workers(settings: LoopSettings) -> None:
         run_worker,
         train_loop_config={"settings": settings},
         torch_config=NodesConfig(),
-        scaling_config=_scaling(execution),
+        scaling_config=scaling(execution),
         run_config=ray.train.RunConfig(
             # A new name each time: Ray would otherwise resume from a record of its own.
             name=f"{settings.stage}-{uuid.uuid4().hex[:8]}",
@@ -268,28 +266,6 @@ def _run_workers(settings: LoopSettings) -> None:
         raise error
 
 
-def _scaling(execution: TrainExecution) -> ray.train.ScalingConfig:
-    resources: dict[str, float] = {"CPU": execution.threads}
-    if execution.gpus_per_worker:
-        resources["GPU"] = execution.gpus_per_worker
-    most = execution.num_workers
-    return ray.train.ScalingConfig(
-        num_workers=most if execution.min_workers is None else (execution.min_workers, most),
-        use_gpu=bool(execution.gpus_per_worker),
-        resources_per_worker=resources,
-        label_selector=models_on(),
-    )
-
-
-def _device(execution: TrainExecution) -> str:
-    """Where this worker computes: its own GPU, which Ray has chosen, or the CPU."""
-    if not execution.gpus_per_worker:
-        return "cpu"
-    device = ray.train.torch.get_device() if execution.num_workers else torch.device("cuda", 0)
-    torch.cuda.set_device(device)
-    return str(device)
-
-
 def run_worker(told: dict[str, Any]) -> None:
     """The function of every Ray Train worker.
 
@@ -297,7 +273,7 @@ def run_worker(told: dict[str, Any]) -> None:
     and the worker ends; the others notice that it is gone, find it there and end too.
     """
     context, settings = ray.train.get_context(), told["settings"]
-    settings = replace(settings, device=_device(settings.config.execution))
+    settings = replace(settings, device=device(settings.config.execution))
     try:
         train_loop(settings, context.get_world_rank(), context.get_world_size())
     except PipelineError as error:

@@ -92,6 +92,16 @@ def test_a_cluster_with_a_token_passes_and_what_it_lacks_is_named(tmp_path, clus
     assert checks["versions"]["found"]["driver"]["ray"] == "2.60.0"
     assert not list((tmp_path / "run").glob("*")), "nothing is left behind"
 
+    how = {"num_workers": 2, "threads": 1, "decoders": 0}
+    two = [word for name in how for word in ("--set", f"prior.execution.{name}={how[name]}")]
+    done = job("preflight", "--set", output, *two, "--stage", "prior", environment=cluster)
+    checks, failed = read(done)
+    assert done.returncode == 0, done.stderr
+    met = checks["all-reduce of prior"]["found"]
+    assert (met["workers"], met["backend"]) == (2, "gloo")
+    assert met["gigabytes_per_s"] > 0
+    assert not list((tmp_path / "run").glob("*")), "nothing is left behind"
+
     wrong = ["--set", "output_dir=/proc/run", "--set", "prior.execution.gpus_per_worker=1"]
     more = ["--stage", "prior", "--stage", "embed"]
     done = job("preflight", *wrong, *more, environment=cluster)
