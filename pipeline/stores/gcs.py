@@ -19,6 +19,7 @@ from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.fileio import BlobWriter
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException, codes
+from requests.adapters import HTTPAdapter
 
 from pipeline.errors import ConfigError, StorageError
 from pipeline.stores import uploads
@@ -31,6 +32,7 @@ ABORT_S = 5.0
 """The same of an upload that shall be forgotten."""
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 20.0
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5.0, 30.0
+CONNECTIONS = 32
 CREDENTIALS = (
     "name credentials that may do this: GOOGLE_APPLICATION_CREDENTIALS, or the service account of "
     "this machine"
@@ -57,7 +59,10 @@ def client(pid: int) -> Client:
     # The client would ask for each bucket's properties beside the work, which needs a right more.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     with _explained(""):
-        return Client(project=None)
+        found = Client(project=None)
+    for scheme in ("https://", "http://"):
+        found._http.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+    return found
 
 
 class GCSFileSystem(BucketFileSystem):

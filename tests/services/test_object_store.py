@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import fsspec
 import pytest
@@ -124,6 +126,14 @@ def test_an_object_of_known_length_is_read_in_pieces_and_a_longer_one_is_told(st
     assert storage.sha256_of(uri) == hashlib.sha256(store.body).hexdigest()
     assert len(b"".join(storage.pieces(uri, size - 1))) == size  # what is there is longer
     assert b"".join(storage.pieces(uri, size + 1)) == store.body
+
+
+def test_connections_of_many_threads_are_kept(store, caplog):
+    uris = [storage.join(store.uri, f"{number}.json") for number in range(24)]
+    with ThreadPoolExecutor(len(uris)) as threads:
+        list(threads.map(partial(storage.write_bytes, content=b"{}"), uris))
+        assert list(threads.map(storage.read_bytes, uris)) == [b"{}"] * len(uris)
+    assert "pool is full" not in caplog.text
 
 
 def test_a_file_is_whole_or_not_there(store):
