@@ -2,7 +2,8 @@
 
 A message is a small file in the outbox's folder until the server has taken it. So nobody waits for
 the server, and what a killed process left is sent by the next one. A message that was sent while
-the process died may be sent twice: the sender makes repetition harmless where that matters.
+the process died, or the store of the folder was away, may be sent twice: the sender makes
+repetition harmless where that matters.
 """
 
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline import storage
+from pipeline.errors import StorageError
 
 Message = dict[str, Any]
 """Plain JSON."""
@@ -92,7 +94,7 @@ class Outbox:
                 name = self._waiting[0]
             try:
                 self._deliver(name)
-            except AwayError as error:
+            except (AwayError, StorageError) as error:
                 self._pause(error)
                 continue
             with self._changed:
@@ -104,8 +106,9 @@ class Outbox:
 
     def _deliver(self, name: str) -> None:
         uri = storage.join(self._folder, name)
+        message = storage.read_json(uri)
         try:
-            self._send(storage.read_json(uri))
+            self._send(message)
         except AwayError:
             raise
         except Exception as error:  # whatever it is, the messages behind it must not wait for it
@@ -114,7 +117,7 @@ class Outbox:
             self._say(f"tracking: refused for good, kept as {aside}: {error}")
         storage.remove_file(uri)
 
-    def _pause(self, error: AwayError) -> None:
+    def _pause(self, error: AwayError | StorageError) -> None:
         with self._changed:
             if not self._is_away and not self._ends:
                 self._say(

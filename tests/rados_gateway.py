@@ -38,6 +38,9 @@ memstore device bytes = {num_bytes}
 mon data = {folder}/mon
 osd data = {folder}/osd
 rgw multipart min part size = 1024
+rgw gc obj min wait = 5
+rgw gc processor period = 5
+rgw gc processor max time = 5
 rgw data = {folder}/rgw
 rgw frontends = beast endpoint={host}:{port}
 log file = {folder}/$name.log

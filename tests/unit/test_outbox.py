@@ -3,9 +3,12 @@
 import threading
 import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import storage
+from pipeline.errors import StorageError
 from pipeline.outbox import AwayError, Outbox, waiting
 
 
@@ -69,6 +72,28 @@ def test_what_is_refused_for_good_is_kept_aside_and_holds_nobody_up(tmp_path):
     assert server.taken == [1]
     assert "I will never take this" in said[0]
     assert [path.name for path in (tmp_path / "refused").iterdir()] == ["000000000000.json"]
+
+
+@pytest.mark.parametrize("request_", ["read_json", "remove_file"])
+def test_a_store_that_stays_away_is_waited_for(tmp_path, monkeypatch, request_):
+    server, said, asked = Server(), [], getattr(storage, request_)
+    fails = iter([True, True, False, True])
+
+    def request(uri):
+        if next(fails, False):
+            raise StorageError(f"{uri}: 8 attempts failed")
+        return asked(uri)
+
+    monkeypatch.setattr(storage, request_, request)
+    outbox = Outbox(str(tmp_path), server, said.append, retry_every_s=0.01)
+    for number in range(3):
+        outbox.add({"number": number})
+    until = time.monotonic() + 5
+    while waiting(str(tmp_path)) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert outbox.close(5.0) == 0
+    assert list(dict.fromkeys(server.taken)) == [0, 1, 2]  # after a failed removal one comes again
+    assert "8 attempts failed" in said[0]
 
 
 def test_a_message_that_a_killed_process_was_writing_is_none(tmp_path):
