@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline import storage
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.run_file import RunFile
 
 PACKAGES = ("ray", "torch", "pyarrow", "numpy", "mlflow")
@@ -183,7 +183,7 @@ def _meeting(run: RunFile, names: Sequence[str], folder: str) -> Iterator[Facts]
         return
     try:
         ok, found = True, all_reduce_rate(execution, folder)
-    except (TrainingFailedError, OSError) as error:
+    except (TrainingFailedError, OSError, ConfigError) as error:
         ok, found = False, str(error)
     remedy = (
         "workers must reach each other on all ports over the network of the nodes' Ray addresses; "

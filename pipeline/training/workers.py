@@ -9,8 +9,10 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train.torch import TorchTrainer
+from ray.util import placement_group, remove_placement_group
 
-from pipeline import storage
+from pipeline import placement, storage
+from pipeline.errors import ConfigError
 from pipeline.placement import models_on
 from pipeline.training.execution import TrainExecution
 from pipeline.training.process_group import NodesConfig
@@ -56,8 +58,10 @@ def all_reduce_rate(execution: TrainExecution, folder: str) -> dict[str, Any]:
         network, 2 (n - 1) / n of those added, per second of the median round.
 
     Raises:
+        ConfigError: There is no room for all of them at once, nor comes any.
         ray.train.TrainingFailedError: They do not meet.
     """
+    _require_room(scaling(execution))
     path, filesystem = storage.for_arrow(storage.join(folder, "ray"))
     told = storage.join(folder, f"all-reduce-{uuid.uuid4().hex[:8]}")
     TorchTrainer(
@@ -68,6 +72,24 @@ def all_reduce_rate(execution: TrainExecution, folder: str) -> dict[str, Any]:
         run_config=ray.train.RunConfig(storage_path=path, storage_filesystem=filesystem),
     ).fit()
     return storage.read_json(told)
+
+
+def _require_room(wanted: ray.train.ScalingConfig) -> None:
+    """As Ray Train asks for it; that would wait for ever."""
+    most = wanted.max_workers
+    labels = models_on()
+    group = placement_group(
+        [{kind: float(n) for kind, n in (wanted.resources_per_worker or {}).items()}] * most,
+        bundle_label_selector=None if labels is None else [labels] * most,
+    )
+    try:
+        if not group.wait(placement.NODE_S):
+            raise ConfigError(
+                f"{most} workers of {wanted.resources_per_worker} find no room at once on these "
+                f"nodes within {placement.NODE_S:g} s; add nodes, or let each worker take less"
+            )
+    finally:
+        remove_placement_group(group)
 
 
 def _add_up(settings: dict[str, Any]) -> None:
