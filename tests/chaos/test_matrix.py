@@ -40,6 +40,13 @@ def test_every_named_test_is_one_that_pytest_collects():
         assert name in functions[file], test
 
 
+def test_tests_run_in_the_order_of_their_files():
+    here = "tests/chaos/test_matrix.py::"
+    first, second = "what_was_not_run_is_no_success", "outcomes_are_read_as_pytest_writes_them"
+    names = [f"{here}test_{name}" for name in (second, first)]
+    assert sorted(names, key=matrix._place) == names[::-1]
+
+
 def test_rows_are_chosen_by_name_number_and_table():
     assert [row.name for row in matrix.chosen("7,9-11,secrets")] == [
         "7",
