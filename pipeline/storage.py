@@ -14,6 +14,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from pipeline.errors import StorageError
 from pipeline.failpoints import failpoint
 
 TEMPORARY_MARK = ".tmp-"
+PIECE_BYTES = 16 << 20
+"""Of files that do not lie in a bucket."""
 BUCKETS = ("s3://", "gs://")
 """Stores that results are written to."""
 for _scheme in ("s3", "s3a"):
@@ -102,7 +105,10 @@ def list_names(uri: str) -> list[str]:
 
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file."""
-    return b"".join(pieces(uri))
+    if in_bucket(uri):
+        return b"".join(pieces(uri))
+    with open_for_read(uri) as file:
+        return file.read()
 
 
 def pieces(uri: str, num_bytes: int | None = None) -> Iterator[bytes]:
@@ -118,7 +124,7 @@ def pieces(uri: str, num_bytes: int | None = None) -> Iterator[bytes]:
         yield from filesystem.pieces(path, num_bytes)
         return
     with open_for_read(uri) as file:
-        yield file.read()
+        yield from iter(partial(file.read, PIECE_BYTES), b"")
 
 
 def open_for_read(uri: str) -> Any:  # noqa: ANN401 - fsspec's files share no type with open's

@@ -9,7 +9,7 @@ import io
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -28,6 +28,8 @@ def verified(
     uri: str, entry: Mapping[str, Any], cache: DiskCache | None = None
 ) -> Iterator[OpenFile]:
     """A tar that is what the manifest says of it, at its beginning: a store sends it once.
+
+    Of a store it is held while the block lasts: in memory up to ``IN_MEMORY_BYTES``.
 
     Args:
         uri: The tar.
@@ -71,18 +73,19 @@ def _hashed(
     if cache is not None:
         yield _as_file([cache.read(uri, entry["sha256"])]), entry["sha256"]
         return
-    digest, pieces = hashlib.sha256(), storage.pieces(uri, num_bytes)
+    digest = hashlib.sha256()
     if num_bytes <= IN_MEMORY_BYTES:
         held = []
-        for piece in pieces:
+        for piece in storage.pieces(uri, num_bytes):
             digest.update(piece)
             held.append(piece)
         yield _as_file(held), digest.hexdigest()
         return
     with tempfile.TemporaryFile(prefix="shard-") as file:
-        for piece in pieces:
-            digest.update(piece)
-            file.write(piece)
+        with closing(storage.pieces(uri, num_bytes)) as pieces:  # also where the disk is full
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
         yield file, digest.hexdigest()
 
 
@@ -91,7 +94,7 @@ def _as_file(pieces: Sequence[bytes]) -> io.BufferedReader:
 
 
 class _Pieces(io.RawIOBase):
-    """Pieces of a file as they came; to put them into one would take as long as their hash."""
+    """Pieces of a file as they came: to put them into one would take nearly as long as to hash it."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self._pieces = pieces

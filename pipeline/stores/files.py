@@ -159,7 +159,8 @@ class BucketFileSystem(AbstractFileSystem):
                 return
             start, num_bytes = PIECE_BYTES, self.size_of(path)
         coming = deque[Future[bytes]]()
-        with ThreadPoolExecutor(READERS, thread_name_prefix="read-object") as threads:
+        threads = ThreadPoolExecutor(READERS, thread_name_prefix="read-object")
+        try:
             for at in range(start, num_bytes + 1, PIECE_BYTES):
                 end = min(at + PIECE_BYTES, num_bytes + 1)
                 coming.append(threads.submit(self.range_of, path, at, end))
@@ -167,6 +168,8 @@ class BucketFileSystem(AbstractFileSystem):
                     yield coming.popleft().result()
             while coming:
                 yield coming.popleft().result()
+        finally:  # after a failure nothing more is asked for
+            threads.shutdown(cancel_futures=True)
 
     def _open(
         self,

@@ -60,8 +60,9 @@ def client(pid: int) -> Client:
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     with _explained(""):
         found = Client(project=None)
-    for scheme in ("https://", "http://"):
-        found._http.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+    session = found._http
+    for scheme in ("http://",) if session.is_mtls else ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
     return found
 
 

@@ -5,7 +5,7 @@ after 100 ms, and four transfers in flight keep a quarter of a core busy, so tha
 what four nodes do. Each node is given the same number of pictures. Two rates are told: of the whole
 stage ``curate`` as it runs, views and the search for duplicates included, whose work four nodes
 share two cores for; and of the crawl in it, from the first to the last picture that the servers
-were asked for.
+sent.
 
 ``python -m tests.benchmarks.crawl_nodes`` takes about seven minutes.
 """
@@ -79,7 +79,7 @@ class Round:
     stage: float
     """Pictures per second of its whole time."""
     crawl: float
-    """Pictures per second between the first and the last request for one."""
+    """Pictures per second between the first and the last that was sent."""
     cores: float
     """Busy on each node."""
 
@@ -117,8 +117,8 @@ def _rounds(folder: Path, cluster: Cluster, nodes: int, num: int, port: int) -> 
             if funnel["kept"] < 0.99 * len(pairs):
                 raise AssertionError(f"pictures were lost: {funnel}")
             shutil.rmtree(uri)
-            asked = crawl_web.asked_since(port)
-            crawl = (len(asked) - 1) / (asked[-1] - asked[0])
+            sent = crawl_web.sent_since(port)
+            crawl = (len(sent) - 1) / (sent[-1] - sent[0])
             found.append(Round(len(pairs) / seconds, crawl, cores))
             print(
                 f"{nodes} nodes: stage {found[-1].stage:.1f}, crawl {crawl:.1f} pictures/s, "

@@ -1,7 +1,7 @@
 """A web of many hosts on loopback for the crawl's benchmarks, served from a process of its own.
 
 Any path ``/<number>.jpg`` is a picture, any robots.txt has rules that forbid something else,
-``/asked.json`` tells when pictures were asked for since it was asked last, all else is missing;
+``/sent.json`` tells when pictures were sent since it was asked last, all else is missing;
 every answer comes after the same delay, whatever host is asked for. Connections are kept alive for
 whoever keeps them.
 """
@@ -79,20 +79,20 @@ def serving(folder: Path, num: int, latency_s: float = LATENCY_S) -> Iterator[in
         process.join(10)
 
 
-def asked_since(port: int) -> list[float]:
-    """When pictures were asked for, by the server's clock, since this was called last."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/asked.json") as answer:
+def sent_since(port: int) -> list[float]:
+    """When pictures were sent, by the server's clock, since this was called last."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/sent.json") as answer:
         return json.load(answer)
 
 
 def _serve(folder: Path, num: int, latency_s: float, told: Connection) -> None:
     answers = [_answer(200, (folder / f"{n}.jpg").read_bytes(), "image/jpeg") for n in range(num)]
-    asked: list[float] = []
+    sent: list[float] = []
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
-            lambda: _Protocol(answers, latency_s, asked), "127.0.0.1", 0, backlog=4096
+            lambda: _Protocol(answers, latency_s, sent), "127.0.0.1", 0, backlog=4096
         )
         told.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
@@ -112,9 +112,9 @@ MISSING = _answer(404, b"", "text/plain")
 class _Protocol(asyncio.Protocol):
     """Just enough HTTP: a GET without a body, answered after the delay."""
 
-    def __init__(self, answers: Sequence[bytes], latency_s: float, asked: list[float]) -> None:
+    def __init__(self, answers: Sequence[bytes], latency_s: float, sent: list[float]) -> None:
         self._answers, self._latency_s, self._received = answers, latency_s, b""
-        self._asked = asked
+        self._sent = sent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -134,13 +134,11 @@ class _Protocol(asyncio.Protocol):
         if name == b"robots.txt":
             self._transport.write(ROBOTS_ANSWER)
         elif name.endswith(b".jpg"):
-            self._asked.append(time.monotonic())
+            self._sent.append(time.monotonic())
             self._transport.write(self._answers[int(name[:-4])])
-        elif name == b"asked.json":
-            self._transport.write(
-                _answer(200, json.dumps(self._asked).encode(), "application/json")
-            )
-            self._asked.clear()
+        elif name == b"sent.json":
+            self._transport.write(_answer(200, json.dumps(self._sent).encode(), "application/json"))
+            self._sent.clear()
         else:
             self._transport.write(MISSING)
         if closes:

@@ -23,7 +23,7 @@ from tests.fault_proxy import Fault, fault_proxy
 from tests.gcs_server import gcs_server
 from tests.local_curation import curate_pictures
 from tests.object_store import GcsStore, Store
-from tests.rados_gateway import SECRET, environment, gateway, is_installed
+from tests.rados_gateway import BUCKET, SECRET, client, environment, gateway, is_installed
 from tests.tiny_run import ROOT, tiny_run
 
 pytestmark = [
@@ -59,9 +59,17 @@ def proxy(request):
     if not is_installed():
         pytest.skip("RADOS gateway: apt-get install radosgw ceph-mon ceph-osd")
     with gateway() as port, fault_proxy(port) as running:
+        warm_up(client(port))
         running.environment = environment(running.port)
         running.behind = lambda name: Store(port, name)
         yield running
+
+
+def warm_up(asked):
+    """The first upload in parts takes a new gateway seconds, and a client may ask for it twice."""
+    where = {"Bucket": BUCKET, "Key": "first"}
+    begun = asked.create_multipart_upload(**where)["UploadId"]
+    asked.abort_multipart_upload(**where, UploadId=begun)
 
 
 def forget_clients():
@@ -119,13 +127,12 @@ def test_what_was_written_is_read_listed_and_removed(store):
 def test_an_object_of_known_length_is_read_in_pieces_and_a_longer_one_is_told(store, monkeypatch):
     uri, size = storage.join(store.uri, "shard.tar"), len(store.body)
     storage.write_bytes(uri, store.body)
-    for piece_bytes in (size // 9, size // 3, size, size + 1, 2 * size):
+    for piece_bytes in (size // 9, size // 3, size - 1, size, size + 1, 2 * size):
         monkeypatch.setattr(files, "PIECE_BYTES", piece_bytes)
-        for known in (None, size):
+        for known in (None, size, size + 1):
             assert b"".join(storage.pieces(uri, known)) == store.body
-    assert storage.sha256_of(uri) == hashlib.sha256(store.body).hexdigest()
-    assert len(b"".join(storage.pieces(uri, size - 1))) == size  # what is there is longer
-    assert b"".join(storage.pieces(uri, size + 1)) == store.body
+        assert len(b"".join(storage.pieces(uri, size - 1))) == size  # what is there is longer
+        assert storage.sha256_of(uri) == hashlib.sha256(store.body).hexdigest()
 
 
 def test_connections_of_many_threads_are_kept(store, caplog):

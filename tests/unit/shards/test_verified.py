@@ -17,6 +17,7 @@ CONTENT = bytes(range(256)) * 40
 
 @pytest.fixture(params=["memory", "disk"])
 def uri(request, monkeypatch, tmp_path):
+    monkeypatch.setattr(storage, "PIECE_BYTES", 1000)
     if request.param == "disk":
         monkeypatch.setattr(module, "IN_MEMORY_BYTES", len(CONTENT) - 1)
     place = f"memory://{tmp_path.name}/00000.tar"
