@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -111,7 +111,7 @@ def read_bytes(uri: str) -> bytes:
         return file.read()
 
 
-def pieces(uri: str, num_bytes: int | None = None) -> Iterator[bytes]:
+def pieces(uri: str, num_bytes: int | None = None) -> Generator[bytes, None, None]:
     """The content of a file in order; a bucket is asked for the next ones ahead.
 
     Args:

@@ -94,7 +94,7 @@ def _as_file(pieces: Sequence[bytes]) -> io.BufferedReader:
 
 
 class _Pieces(io.RawIOBase):
-    """Pieces of a file as they came: to put them into one would take nearly as long as to hash it."""
+    """Pieces of a file as they came: joining them would take nearly as long as their hash."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self._pieces = pieces

@@ -25,16 +25,18 @@ MEETING_S = 120
 
 def scaling(execution: TrainExecution) -> ray.train.ScalingConfig:
     """How many workers, with what, and on which nodes."""
-    resources: dict[str, float] = {"CPU": execution.threads}
-    if execution.gpus_per_worker:
-        resources["GPU"] = execution.gpus_per_worker
     most = execution.num_workers
     return ray.train.ScalingConfig(
         num_workers=most if execution.min_workers is None else (execution.min_workers, most),
         use_gpu=bool(execution.gpus_per_worker),
-        resources_per_worker=resources,
+        resources_per_worker=_resources(execution),
         label_selector=models_on(),
     )
+
+
+def _resources(execution: TrainExecution) -> dict[str, float]:
+    gpus = {"GPU": float(execution.gpus_per_worker)} if execution.gpus_per_worker else {}
+    return {"CPU": float(execution.threads), **gpus}
 
 
 def device(execution: TrainExecution) -> str:
@@ -61,7 +63,7 @@ def all_reduce_rate(execution: TrainExecution, folder: str) -> dict[str, Any]:
         ConfigError: There is no room for all of them at once, nor comes any.
         ray.train.TrainingFailedError: They do not meet.
     """
-    _require_room(scaling(execution))
+    _require_room(execution)
     path, filesystem = storage.for_arrow(storage.join(folder, "ray"))
     told = storage.join(folder, f"all-reduce-{uuid.uuid4().hex[:8]}")
     TorchTrainer(
@@ -74,19 +76,15 @@ def all_reduce_rate(execution: TrainExecution, folder: str) -> dict[str, Any]:
     return storage.read_json(told)
 
 
-def _require_room(wanted: ray.train.ScalingConfig) -> None:
+def _require_room(execution: TrainExecution) -> None:
     """As Ray Train asks for it; that would wait for ever."""
-    most = wanted.max_workers
-    labels = models_on()
-    group = placement_group(
-        [{kind: float(n) for kind, n in (wanted.resources_per_worker or {}).items()}] * most,
-        bundle_label_selector=None if labels is None else [labels] * most,
-    )
+    most, each = execution.num_workers, _resources(execution)
+    group = placement_group([each] * most, bundle_label_selector=[models_on() or {}] * most)
     try:
         if not group.wait(placement.NODE_S):
             raise ConfigError(
-                f"{most} workers of {wanted.resources_per_worker} find no room at once on these "
-                f"nodes within {placement.NODE_S:g} s; add nodes, or let each worker take less"
+                f"{most} workers of {each} find no room at once on these nodes within "
+                f"{placement.NODE_S:g} s; add nodes, or let each worker take less"
             )
     finally:
         remove_placement_group(group)

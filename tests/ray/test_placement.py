@@ -40,7 +40,7 @@ def test_labels_that_no_node_has_are_told_with_those_there_are(labels, monkeypat
 def test_workers_that_find_no_room_at_once_are_told(labels, monkeypatch, tmp_path):
     monkeypatch.setattr(placement, "NODE_S", 2.0)
     execution = TrainExecution(num_workers=2, threads=2, checkpoint_every_s=60)
-    with pytest.raises(ConfigError, match=r"2 workers of \{'CPU': 2\} find no room at once"):
+    with pytest.raises(ConfigError, match=r"2 workers of \{'CPU': 2.0\} find no room at once"):
         all_reduce_rate(execution, str(tmp_path))
     assert ray.available_resources()["CPU"] == 2
 
