@@ -5,6 +5,7 @@ BENCHMARKS = {
     "budget": "peak memory of the demo's trainings: planned within 15 % of what they take (PSS)",
     "checkpointing": "loop stops <= 20 % of a synchronous save's time; EMA <= 5 % of a step",
     "crawl": "img2dataset 1.47: at least its pictures/s and pictures/CPU-s, 256 px, local server",
+    "crawl_nodes": "2 and 4 nodes: at least 0.9 of so many times one node's pictures/s",
     "embedding": "ViT-B/32 at 224 px: at least 0.95 x the bare model's best pictures/s",
     "frechet": "50,000 x 1,024 features: at most torchmetrics' time, memory flat",
     "generation": "64 to 256 px: >= 1.1 x diffusers' UnCLIPPipeline (by default 3 x), memory",
