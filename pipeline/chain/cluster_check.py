@@ -181,14 +181,16 @@ def _meeting(run: RunFile, names: Sequence[str], folder: str) -> Iterator[Facts]
     name, execution = max(asked, key=lambda each: each[1].num_workers, default=("", None))
     if execution is None or execution.num_workers < 2:
         return
-    try:
-        ok, found = True, all_reduce_rate(execution, folder)
-    except (TrainingFailedError, OSError, ConfigError) as error:
-        ok, found = False, str(error)
     remedy = (
         "workers must reach each other on all ports over the network of the nodes' Ray addresses; "
         "NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME names another"
     )
+    try:
+        ok, found = True, all_reduce_rate(execution, folder)
+    except ConfigError as error:
+        ok, found, remedy = False, str(error), "add nodes, or let each worker take less"
+    except (TrainingFailedError, OSError) as error:
+        ok, found = False, str(error)
     yield _check(f"all-reduce of {name}", ok, found, remedy)
 
 

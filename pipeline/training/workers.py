@@ -84,7 +84,7 @@ def _require_room(execution: TrainExecution) -> None:
         if not group.wait(placement.NODE_S):
             raise ConfigError(
                 f"{most} workers of {each} find no room at once on these nodes within "
-                f"{placement.NODE_S:g} s; add nodes, or let each worker take less"
+                f"{placement.NODE_S:g} s"
             )
     finally:
         remove_placement_group(group)
